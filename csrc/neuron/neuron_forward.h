@@ -1,0 +1,205 @@
+// Forward pass of one block of channels: statistics, then batch norm + residual + neuron + pooling tile by tile, the
+// membrane potential staying in scratch memory.
+#pragma once
+
+#include "batch_norm.h"
+#include "spike_pool.h"
+
+namespace snn_sparse {
+namespace neuron {
+namespace SNN_SPARSE_ISA {
+
+template <class S>
+struct StepArgs {
+  Span span;
+  Ref<S> y, residual;            // residual.base may be null
+  Affine<S> norm, norm_residual;
+  S* v;                          // compact rows, updated
+  Ref<S> out;                    // spikes, or h
+  Mask<S> mask;
+  const Neuron<S>* neuron;
+};
+
+// One step of one channel of one tile; writes spikes, or (for backward) the charged potential h.
+template <Charge K, bool Residual, bool Spikes, class S>
+void step(const StepArgs<S>& args) {
+  const StepArgs<S> a = args;  // local copies: the compiler knows that no store can change them
+  const Neuron<S> n = *a.neuron;
+  const Affine<S> norm = a.norm, norm_residual = a.norm_residual;
+  const Mask<S> mask = a.mask;
+  const Pack<S> one(S(1));
+  int64_t rows = a.span.rows, columns = a.span.columns;
+  if (seamless(a.y, columns) && seamless(a.residual, columns) && seamless(a.out, columns)) {
+    columns *= rows;
+    rows = 1;
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const S *y = a.y.base + r * a.y.row, *residual = Residual ? a.residual.base + r * a.residual.row : nullptr;
+    S *v_row = a.v + r * columns * kLanes, *out = a.out.base + r * a.out.row;
+    for (int64_t i = 0; i < columns; ++i) {
+      Pack<S> x = normalise(load(y + i * a.y.column), norm);
+      if (Residual) x = x + normalise(load(residual + i * a.residual.column), norm_residual);
+      const Pack<S> h = charge<K>(load(v_row + i * kLanes), x, n);
+      const Mask<S> spike = h >= n.threshold;
+      store(v_row + i * kLanes, reset(h, spike, n));
+      store(out + i * a.out.column, Spikes ? keep(mask, keep(spike, one)) : h);
+    }
+  }
+}
+
+template <class S>
+using StepFunction = void (*)(const StepArgs<S>&);
+
+template <bool Spikes, class S>
+StepFunction<S> step_function(Charge k, bool residual) {
+  switch (k) {
+    case Charge::decay_div: return residual ? step<Charge::decay_div, true, Spikes, S> : step<Charge::decay_div, false, Spikes, S>;
+    case Charge::leak_div: return residual ? step<Charge::leak_div, true, Spikes, S> : step<Charge::leak_div, false, Spikes, S>;
+    case Charge::decay_mul: return residual ? step<Charge::decay_mul, true, Spikes, S> : step<Charge::decay_mul, false, Spikes, S>;
+    case Charge::leak_mul: return residual ? step<Charge::leak_mul, true, Spikes, S> : step<Charge::leak_mul, false, Spikes, S>;
+    default: return residual ? step<Charge::integrate, true, Spikes, S> : step<Charge::integrate, false, Spikes, S>;
+  }
+}
+
+template <class S>
+inline Port<S> make_port(S* base, const Layout& layout, const Problem& q, const Plan& plan, int64_t steps, bool pooled,
+                         Arena& arena, bool keep_steps = false) {
+  Port<S> port;
+  if (!base) return port;
+  const int64_t H = pooled ? q.H / 2 : q.H, W = pooled ? q.W / 2 : q.W;
+  port.view = View<S>(base, layout, q.B, q.C, H, W, steps, plan.samples);
+  port.channel_step = plan.tile_scalars;
+  port.slot_step = keep_steps ? plan.channel_block * plan.tile_scalars : 0;
+  port.scratch = arena.take<S>(plan.channel_block * plan.tile_scalars * (keep_steps ? steps : 1));
+  return port;
+}
+
+template <class S>
+inline Port<S> input_port(const Branch<S>& b, const Problem& q, const Plan& plan, Arena& arena, bool keep_steps) {
+  return make_port(const_cast<S*>(b.x), b.layout, q, plan, b.steps, false, arena, keep_steps);
+}
+
+// v before the first step of a tile, for every channel of the block: compact rows at v + c * tile_scalars.
+template <class S>
+inline void start_potential(const Port<S>& v_init, const Tiles& tiles, const Span& s, const Mask<S>& mask,
+                            const Neuron<S>& n, int64_t c0, int64_t channels, int64_t channel_step, S* v) {
+  if (v_init) v_init.load(0, s, c0, channels);
+  const int64_t line = tiles.line(s);
+  for (int64_t c = 0; c < channels; ++c) {
+    S* to = v + c * channel_step;
+    if (v_init)
+      copy_rows(v_init.at(0, s, c0, c, line), Ref<S>{to, line, kLanes}, s, mask);
+    else
+      fill(to, s.rows * line, n.start);
+  }
+}
+
+template <class S>
+class Forward {
+ public:
+  Forward(const ForwardArgs<S>& a, char* workspace)
+      : a_(a), q_(a.problem), plan_(a.plan), tiles_(q_, plan_), neuron_(q_, a.decay), arena_(workspace),
+        y_(input_port(a.main, q_, plan_, arena_, false)),
+        residual_(input_port(a.shortcut, q_, plan_, arena_, false)),
+        v_init_(make_port(const_cast<S*>(a.v_init), q_.v_layout, q_, plan_, 1, false, arena_)),
+        v_final_(make_port(a.v_final, q_.v_layout, q_, plan_, 1, false, arena_)),
+        out_(make_port(a.spikes, q_.out_layout, q_, plan_, q_.T, q_.pool, arena_)),
+        v_(arena_.take<S>(plan_.channel_block * plan_.tile_scalars)),
+        unpooled_(arena_.take<S>(plan_.tile_scalars)),
+        norm_(arena_.take<Affine<S>>(plan_.channel_block * q_.T)),
+        norm_residual_(arena_.take<Affine<S>>(plan_.channel_block * q_.T)),
+        step_(step_function<true, S>(charge_kind(q_), bool(residual_))) {}
+
+  void run(Phase phase, int64_t unit) {
+    switch (phase) {
+      case Phase::statistics: return statistics(unit / q_.T, unit % q_.T);
+      case Phase::finish: return finish(unit);
+      case Phase::tiles: return tiles(unit / plan_.parts, unit % plan_.parts);
+      default:
+        for (int64_t t = 0; t < q_.T; ++t) statistics(unit, t);
+        finish(unit);
+        tiles(unit, 0);
+    }
+  }
+
+ private:
+  void select(int64_t block) {
+    c0_ = block * plan_.channel_block;
+    channels_ = smaller(plan_.channel_block, q_.C - c0_);
+  }
+
+  void statistics(int64_t block, int64_t t) {
+    select(block);
+    step_moments(q_, plan_, a_.main, y_, t, c0_, channels_, a_.moments);
+    if (residual_) step_moments(q_, plan_, a_.shortcut, residual_, t, c0_, channels_, a_.moments + q_.T * q_.C);
+  }
+
+  void finish(int64_t block) {
+    select(block);
+    finish_statistics(q_, a_.main, c0_, channels_, a_.moments);
+    if (residual_) finish_statistics(q_, a_.shortcut, c0_, channels_, a_.moments + q_.T * q_.C);
+  }
+
+  void tiles(int64_t block, int64_t part) {
+    select(block);
+    affine_table(q_, a_.main, c0_, channels_, norm_);
+    if (residual_) affine_table(q_, a_.shortcut, c0_, channels_, norm_residual_);
+    for (int64_t c = c0_; part == 0 && c < c0_ + channels_; ++c) {
+      out_.view.clear_padding(c);
+      if (v_final_) v_final_.view.clear_padding(c);
+    }
+    const int64_t end = tiles_.begin_of(part + 1, plan_.parts);
+    for (int64_t i = tiles_.begin_of(part, plan_.parts); i < end; ++i) tile(tiles_.at(i));
+  }
+
+  void tile(const Span& s) {
+    const Span pooled = tiles_.pooled(s);
+    const Mask<S> mask = first_lanes<S>(s.valid);
+    const int64_t line = tiles_.line(s);
+    start_potential(v_init_, tiles_, s, mask, neuron_, c0_, channels_, plan_.tile_scalars, v_);
+    for (int64_t t = 0; t < q_.T; ++t) {
+      if (t < a_.main.steps) y_.load(t, s, c0_, channels_);
+      if (residual_) residual_.load(t, s, c0_, channels_);
+      for (int64_t c = 0; c < channels_; ++c) {
+        const Ref<S> out = out_.at(t, pooled, c0_, c, tiles_.pooled_line(s));
+        StepArgs<S> a;
+        a.span = s;
+        a.y = y_.at(a_.main.steps > 1 ? t : 0, s, c0_, c, line);
+        a.residual = residual_ ? residual_.at(t, s, c0_, c, line) : Ref<S>{nullptr, 0, 0};
+        a.norm = norm_[c * q_.T + t];
+        if (residual_) a.norm_residual = norm_residual_[c * q_.T + t];
+        a.v = v_ + c * plan_.tile_scalars;
+        a.out = q_.pool ? Ref<S>{unpooled_, line, kLanes} : out;
+        a.mask = mask;
+        a.neuron = &neuron_;
+        step_(a);
+        if (q_.pool) pool_forward(unpooled_, s, out);
+      }
+      out_.flush(t, pooled, c0_, channels_);
+    }
+    if (v_final_) finish_potential(s, mask);
+  }
+
+  void finish_potential(const Span& s, const Mask<S>& mask) {
+    const int64_t line = tiles_.line(s);
+    for (int64_t c = 0; c < channels_; ++c)
+      copy_rows(Ref<S>{v_ + c * plan_.tile_scalars, line, kLanes}, v_final_.at(0, s, c0_, c, line), s, mask);
+    v_final_.flush(0, s, c0_, channels_);
+  }
+
+  const ForwardArgs<S>& a_;
+  const Problem& q_;
+  const Plan& plan_;
+  Tiles tiles_;
+  Neuron<S> neuron_;
+  Arena arena_;
+  Port<S> y_, residual_, v_init_, v_final_, out_;
+  S *v_, *unpooled_;
+  Affine<S>*norm_, *norm_residual_;
+  StepFunction<S> step_;
+  int64_t c0_ = 0, channels_ = 0;
+};
+
+}  // namespace SNN_SPARSE_ISA
+}  // namespace neuron
+}  // namespace snn_sparse

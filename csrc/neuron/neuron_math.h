@@ -1,0 +1,130 @@
+// The arithmetic of one neuron and one step, shared by forward and backward: backward recomputes h with the very same
+// instructions (contraction is off), so that a recomputed spike can never flip.
+#pragma once
+
+#include "simd.h"
+
+namespace snn_sparse {
+namespace neuron {
+namespace SNN_SPARSE_ISA {
+
+// decay: the input decays with the potential; leak: only the potential decays; _div divides by tau, _mul multiplies by 1/tau.
+enum class Charge { decay_div, leak_div, decay_mul, leak_mul, integrate };
+
+inline Charge charge_kind(const Problem& q) {
+  if (q.neuron == NeuronKind::integrate) return Charge::integrate;
+  if (q.neuron == NeuronKind::parametric) return q.decay_input ? Charge::decay_mul : Charge::leak_mul;
+  return q.decay_input ? Charge::decay_div : Charge::leak_div;
+}
+
+// Batch norm of one channel: x = (y - mean) * scale + shift; (0, 1, 0) changes nothing, exactly.
+template <class S>
+struct Affine {
+  S mean, scale, shift;
+};
+
+template <class S>
+inline Pack<S> normalise(const Pack<S>& y, const Affine<S>& a) {
+  return (y - Pack<S>(a.mean)) * Pack<S>(a.scale) + Pack<S>(a.shift);
+}
+
+template <class S>
+struct Neuron {
+  Pack<S> threshold, rest, tau, decay;
+  Pack<S> inverse_tau;  // in gradients only, where rounding cannot flip a spike
+  // After a spike v = h * keep + offset: (0, v_reset) for hard reset, (1, -v_threshold) for soft reset. Both are exact.
+  Pack<S> keep, offset;
+  Pack<S> reset_gradient;  // 1 if the gradient flows through the spike in the reset, else 0
+  Pack<S> alpha, slope;    // surrogate: height and the factor on h - v_threshold
+  S start;                 // v before the first step
+
+  Neuron(const Problem& q, const S* decay_value)
+      : threshold(S(q.v_threshold)),
+        rest(q.hard_reset ? S(q.v_reset) : S(0)),
+        tau(S(q.tau)),
+        decay(decay_value ? *decay_value : S(1)),
+        inverse_tau(S(1 / q.tau)),
+        keep(q.hard_reset ? S(0) : S(1)),
+        offset(q.hard_reset ? S(q.v_reset) : S(-q.v_threshold)),
+        reset_gradient(q.detach_reset ? S(0) : S(1)),
+        alpha(q.surrogate == SurrogateKind::atan ? S(q.alpha / 2) : S(q.alpha)),
+        slope(surrogate_slope(q)),
+        start(q.hard_reset ? S(q.v_reset) : S(0)) {}
+
+  static S surrogate_slope(const Problem& q) {
+    constexpr double half_pi = 1.57079632679489661923;
+    if (q.surrogate == SurrogateKind::atan) return S(half_pi * q.alpha);
+    if (q.surrogate == SurrogateKind::piecewise_quadratic) return S(q.alpha * q.alpha);
+    return S(q.alpha);
+  }
+};
+
+template <Charge K, class S>
+inline Pack<S> charge(const Pack<S>& v, const Pack<S>& x, const Neuron<S>& n) {
+  if (K == Charge::decay_div) return v + (x - (v - n.rest)) / n.tau;
+  if (K == Charge::leak_div) return (v - (v - n.rest) / n.tau) + x;
+  if (K == Charge::decay_mul) return v + (x - (v - n.rest)) * n.decay;
+  if (K == Charge::leak_mul) return (v - (v - n.rest) * n.decay) + x;
+  return v + x;
+}
+
+template <class S>
+inline Pack<S> reset(const Pack<S>& h, const Mask<S>& spike, const Neuron<S>& n) {
+  return select(spike, h * n.keep + n.offset, h);
+}
+
+template <class S>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float low = -86.0f, log2e = 1.44269504f, round = 12582912.0f;
+  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr int degree = 7, mantissa = 23;
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double low = -707.0, log2e = 1.44269504088896340736, round = 6755399441055744.0;
+  static constexpr double ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
+  static constexpr int degree = 13, mantissa = 52;
+};
+
+// exp of an argument <= 0: range reduction to |r| <= ln(2)/2, Taylor series, exponent added as an integer.
+template <class S>
+inline Pack<S> exp_negative(const Pack<S>& argument) {
+  using C = ExpConstants<S>;
+  using Bits = typename Register<S>::bits;
+  using Real = typename Register<S>::real;
+  constexpr S inverse_factorial[14] = {S(1),           S(1),            S(1.0 / 2),       S(1.0 / 6),        S(1.0 / 24),
+                                       S(1.0 / 120),   S(1.0 / 720),    S(1.0 / 5040),    S(1.0 / 40320),    S(1.0 / 362880),
+                                       S(1.0 / 3628800), S(1.0 / 39916800), S(1.0 / 479001600), S(1.0 / 6227020800.0)};
+  const Pack<S> x = maximum(argument, Pack<S>(C::low));
+  const Pack<S> shifted = x * Pack<S>(C::log2e) + Pack<S>(C::round);  // its low bits hold the integer exponent
+  const Pack<S> n = shifted - Pack<S>(C::round);
+  const Pack<S> r = (x - n * Pack<S>(C::ln2_high)) - n * Pack<S>(C::ln2_low);
+  Pack<S> series(inverse_factorial[C::degree]);
+  for (int k = C::degree - 1; k >= 0; --k) series = series * r + Pack<S>(inverse_factorial[k]);
+  Pack<S> result;
+  for (int i = 0; i < Pack<S>::parts; ++i)
+    result.p[i] = (Real)((Bits)series.p[i] + ((Bits)shifted.p[i] << C::mantissa));
+  return result;
+}
+
+// ds/dh as a function of u = h - v_threshold.
+template <SurrogateKind G, class S>
+inline Pack<S> surrogate(const Pack<S>& u, const Neuron<S>& n) {
+  const Pack<S> one(S(1)), zero(S(0));
+  if (G == SurrogateKind::atan) {
+    const Pack<S> z = n.slope * u;
+    return n.alpha / (one + z * z);
+  }
+  if (G == SurrogateKind::sigmoid) {  // alpha * sg * (1 - sg), written in exp(-|z|) so that nothing overflows
+    const Pack<S> e = exp_negative(zero - absolute(n.slope * u));
+    return n.alpha * e / ((one + e) * (one + e));
+  }
+  if (G == SurrogateKind::piecewise_quadratic) return maximum(n.alpha - n.slope * absolute(u), zero);
+  return n.alpha * maximum(one - absolute(u), zero);
+}
+
+}  // namespace SNN_SPARSE_ISA
+}  // namespace neuron
+}  // namespace snn_sparse

@@ -1,0 +1,163 @@
+// One step of backpropagation through time for one channel of one tile.
+#pragma once
+
+#include "neuron_forward.h"
+
+namespace snn_sparse {
+namespace neuron {
+namespace SNN_SPARSE_ISA {
+
+template <class S>
+struct ReverseArgs {
+  Span span;
+  Ref<S> grad_spikes;            // of the unpooled spikes
+  Ref<S> y, residual;            // residual.base may be null
+  Affine<S> norm, norm_residual;
+  const S* h;                    // compact rows of this step
+  const S* previous;             // of the step before: h, or at the first step v itself
+  bool previous_is_h;
+  S* grad_v;                     // compact rows, updated: dL/dv of this step -> of the step before
+  Ref<S> grad_y, grad_residual;  // base null: not asked for
+  S scale_y, scale_residual;     // applied to dx on writing
+  bool accumulate_y;             // add to grad_y: a static input serves every step
+  NormSums *sums, *sums_residual;  // null: no batch norm
+  double* grad_decay;            // null: not asked for
+  Mask<S> mask;
+  const Neuron<S>* neuron;
+};
+
+// dL/dh of one vector, given the gradients of its spike and of the potential behind its reset.
+template <SurrogateKind G, class S>
+inline Pack<S> potential_gradient(const Pack<S>& h, const Pack<S>& grad_spike, const Pack<S>& grad_v,
+                                  const Neuron<S>& n) {
+  const Pack<S> one(S(1));
+  const Pack<S> ds = surrogate<G>(h - n.threshold, n);
+  // v = h + s * ((keep - 1) * h + offset), so dv/dh has a direct part and, if not detached, one through the spike.
+  const Pack<S> through_spike = n.reset_gradient * (((n.keep - one) * h + n.offset) * ds);
+  return grad_spike * ds + grad_v * (select(h >= n.threshold, n.keep, one) + through_spike);
+}
+
+template <Charge K, class S>
+struct InputGradient {
+  Pack<S> dx, dv, ddecay;  // of the input, of the potential before the step, of the factor 1/tau
+};
+
+template <Charge K, class S>
+inline InputGradient<K, S> charge_gradient(const Pack<S>& dh, const Pack<S>& x, const Pack<S>& v, const Neuron<S>& n) {
+  const Pack<S> zero(S(0));
+  if (K == Charge::integrate) return {dh, dh, zero};
+  const Pack<S> leaked = dh * (K == Charge::decay_div || K == Charge::leak_div ? n.inverse_tau : n.decay);
+  if (K == Charge::decay_div) return {leaked, dh - leaked, zero};
+  if (K == Charge::leak_div) return {dh, dh - leaked, zero};
+  if (K == Charge::decay_mul) return {leaked, dh - leaked, dh * (x - (v - n.rest))};
+  return {dh, dh - leaked, zero - dh * (v - n.rest)};
+}
+
+template <class S>
+inline void write_gradient(S* to, const Pack<S>& dx, const Pack<S>& scale, bool accumulate) {
+  const Pack<S> g = dx * scale;
+  store(to, accumulate ? load(to) + g : g);
+}
+
+constexpr int64_t kSumVectors = 64;  // longest run summed in S; runs are summed in double
+
+// Sums over one run of vectors.
+template <class S>
+struct RunSums {
+  Pack<S> dx{S(0)}, dx_y{S(0)}, dx_residual{S(0)}, decay{S(0)};
+};
+
+struct TileSums {
+  Pack<double> dx{0.0}, dx_y{0.0}, dx_residual{0.0}, decay{0.0};
+
+  template <class S>
+  void add(const RunSums<S>& r) {
+    dx = dx + widen(r.dx);
+    dx_y = dx_y + widen(r.dx_y);
+    dx_residual = dx_residual + widen(r.dx_residual);
+    decay = decay + widen(r.decay);
+  }
+};
+
+template <Charge K, SurrogateKind G, class S>
+inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, int64_t columns, int64_t first,
+                        int64_t last, RunSums<S>& sums) {
+  constexpr bool learnt = K == Charge::decay_mul || K == Charge::leak_mul;
+  const Pack<S> mean(a.norm.mean), mean_residual(a.norm_residual.mean), zero(S(0));
+  const Pack<S> scale_y(a.scale_y), scale_residual(a.scale_residual);
+  const bool with_decay = learnt && a.grad_decay, with_norm = a.sums, with_residual_norm = a.sums_residual;
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t at = (r * columns + i) * kLanes;
+    const S* y = a.y.base + r * a.y.row + i * a.y.column;
+    const S* residual = a.residual.base + (r * a.residual.row + i * a.residual.column);
+    const Pack<S> grad_spike = load(a.grad_spikes.base + r * a.grad_spikes.row + i * a.grad_spikes.column);
+    const Pack<S> dh = keep(a.mask, potential_gradient<G>(load(a.h + at), grad_spike, load(a.grad_v + at), n));
+    Pack<S> x = zero, v = zero;
+    if (with_decay) {
+      x = normalise(load(y), a.norm);
+      if (a.residual.base) x = x + normalise(load(residual), a.norm_residual);
+      v = load(a.previous + at);
+      if (a.previous_is_h) v = reset(v, v >= n.threshold, n);
+    }
+    const InputGradient<K, S> g = charge_gradient<K>(dh, x, v, n);
+    store(a.grad_v + at, g.dv);
+    if (with_decay) sums.decay = sums.decay + keep(a.mask, g.ddecay);
+    sums.dx = sums.dx + g.dx;
+    if (with_norm) sums.dx_y = sums.dx_y + keep(a.mask, g.dx * (load(y) - mean));
+    if (with_residual_norm) sums.dx_residual = sums.dx_residual + keep(a.mask, g.dx * (load(residual) - mean_residual));
+    if (a.grad_y.base) write_gradient(a.grad_y.base + r * a.grad_y.row + i * a.grad_y.column, g.dx, scale_y, a.accumulate_y);
+    if (a.grad_residual.base)
+      write_gradient(a.grad_residual.base + r * a.grad_residual.row + i * a.grad_residual.column, g.dx, scale_residual, false);
+  }
+}
+
+template <Charge K, SurrogateKind G, class S>
+void reverse_step(const ReverseArgs<S>& args) {
+  const ReverseArgs<S> a = args;  // local copies: the compiler knows that no store can change them
+  const Neuron<S> n = *a.neuron;
+  int64_t rows = a.span.rows, columns = a.span.columns;
+  if (seamless(a.y, columns) && seamless(a.residual, columns) && seamless(a.grad_spikes, columns) &&
+      seamless(a.grad_y, columns) && seamless(a.grad_residual, columns)) {
+    columns *= rows;
+    rows = 1;
+  }
+  TileSums total;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < columns; i += kSumVectors) {
+      RunSums<S> sums;
+      reverse_run<K, G>(a, n, r, columns, i, smaller(i + kSumVectors, columns), sums);
+      total.add(sums);
+    }
+  const double dx = lane_sum(total.dx);
+  if (a.sums) *a.sums = {a.sums->dx + dx, a.sums->dx_y + lane_sum(total.dx_y)};
+  if (a.sums_residual) *a.sums_residual = {a.sums_residual->dx + dx, a.sums_residual->dx_y + lane_sum(total.dx_residual)};
+  if (a.grad_decay) *a.grad_decay += lane_sum(total.decay);
+}
+
+template <class S>
+using ReverseFunction = void (*)(const ReverseArgs<S>&);
+
+template <Charge K, class S>
+ReverseFunction<S> reverse_function(SurrogateKind g) {
+  switch (g) {
+    case SurrogateKind::atan: return reverse_step<K, SurrogateKind::atan, S>;
+    case SurrogateKind::sigmoid: return reverse_step<K, SurrogateKind::sigmoid, S>;
+    case SurrogateKind::piecewise_quadratic: return reverse_step<K, SurrogateKind::piecewise_quadratic, S>;
+    default: return reverse_step<K, SurrogateKind::triangle, S>;
+  }
+}
+
+template <class S>
+ReverseFunction<S> reverse_function(Charge k, SurrogateKind g) {
+  switch (k) {
+    case Charge::decay_div: return reverse_function<Charge::decay_div, S>(g);
+    case Charge::leak_div: return reverse_function<Charge::leak_div, S>(g);
+    case Charge::decay_mul: return reverse_function<Charge::decay_mul, S>(g);
+    case Charge::leak_mul: return reverse_function<Charge::leak_mul, S>(g);
+    default: return reverse_function<Charge::integrate, S>(g);
+  }
+}
+
+}  // namespace SNN_SPARSE_ISA
+}  // namespace neuron
+}  // namespace snn_sparse

@@ -1,0 +1,96 @@
+// Walking over the tiles of a map, and the scratch memory of one worker.
+#pragma once
+
+#include "tensor_view.h"
+
+namespace snn_sparse {
+namespace neuron {
+namespace SNN_SPARSE_ISA {
+
+// All tiles of one channel at one step, in a fixed order. whole_maps: as large as can be, where no scratch memory is used.
+class Tiles {
+ public:
+  Tiles(const Problem& q, const Plan& plan, bool whole_maps = false)
+      : q_(q), samples_(plan.samples), step_(whole_maps ? q.H * q.W : plan.tile_pixels) {
+    flat_ = !plan.samples && !q.pool;
+    const int64_t pixels = q.H * q.W;
+    full_ = flat_ ? pixels / kLanes * kLanes : pixels;
+    per_map_ = (full_ + step_ - 1) / step_ + (full_ < pixels ? 1 : 0);
+    groups_ = samples_ ? (q.B + kLanes - 1) / kLanes : q.B;
+  }
+
+  int64_t count() const { return groups_ * per_map_; }
+  // The first tile of a part; parts hold tiles in order, and the end of one is the beginning of the next.
+  int64_t begin_of(int64_t part, int64_t parts) const { return part * count() / parts; }
+
+  Span at(int64_t i) const {
+    const int64_t group = i / per_map_, pixel = i % per_map_ * step_;
+    const int64_t begin = smaller(pixel, full_);  // the last tile of a flat map holds the pixels behind full_
+    const int64_t end = begin < full_ ? smaller(begin + step_, full_) : q_.H * q_.W;
+    Span s;
+    s.samples = samples_;
+    s.sample = samples_ ? group * kLanes : group;
+    s.valid = samples_ ? int(smaller<int64_t>(kLanes, q_.B - s.sample)) : int(smaller<int64_t>(kLanes, end - begin));
+    s.pixel = begin;
+    s.pixels = end - begin;
+    s.row0 = flat_ ? 0 : begin / q_.W;
+    s.rows = flat_ ? 1 : s.pixels / q_.W;
+    s.columns = flat_ ? (s.pixels + kLanes - 1) / kLanes : samples_ ? q_.W : q_.W / kLanes;
+    return s;
+  }
+
+  // The part of the pooled map behind a tile; tiles start at even rows.
+  Span pooled(const Span& s) const {
+    if (!q_.pool) return s;
+    Span p = s;
+    p.row0 = s.row0 / 2;
+    p.rows = s.rows / 2;
+    p.pixel = p.row0 * (q_.W / 2);
+    p.pixels = p.rows * (q_.W / 2);
+    p.columns = s.samples ? q_.W / 2 : 0;  // pooled pixels are addressed one by one
+    return p;
+  }
+
+  // Scalars of one row of a tile in scratch memory.
+  int64_t line(const Span& s) const { return s.columns * kLanes; }
+  int64_t pooled_line(const Span& s) const {
+    return !q_.pool ? line(s) : q_.W / 2 * (s.samples ? kLanes : 1);
+  }
+
+ private:
+  const Problem& q_;
+  bool samples_, flat_;
+  int64_t step_, full_, per_map_, groups_;
+};
+
+// Hands out pieces of a worker's scratch memory.
+class Arena {
+ public:
+  explicit Arena(char* memory) : next_(memory) {}
+  template <class T>
+  T* take(int64_t count) {
+    T* piece = reinterpret_cast<T*>(next_);
+    next_ += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+    return piece;
+  }
+
+ private:
+  char* next_;
+};
+
+// Copies rows of vectors; lanes outside the mask become zero.
+template <class S>
+inline void copy_rows(const Ref<S>& from, const Ref<S>& to, const Span& s, const Mask<S>& mask) {
+  for (int64_t r = 0; r < s.rows; ++r)
+    for (int64_t i = 0; i < s.columns; ++i)
+      store(to.base + r * to.row + i * to.column, keep(mask, load(from.base + r * from.row + i * from.column)));
+}
+
+template <class S>
+inline void fill(S* to, int64_t count, S value) {
+  for (int64_t i = 0; i < count; ++i) to[i] = value;
+}
+
+}  // namespace SNN_SPARSE_ISA
+}  // namespace neuron
+}  // namespace snn_sparse
