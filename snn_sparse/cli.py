@@ -1,0 +1,278 @@
+"""The command ``snn-sparse``: search, train, evaluate, plan, report, demo."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from snn_sparse.cli_flags import add_data_flags, add_search_flags, flag
+from snn_sparse.version import __version__
+
+
+class InputError(Exception):
+    """Bad input: one line, exit status 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of argparse's usage block."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="snn-sparse",
+        description="Find, train and evaluate winning tickets of deep spiking neural networks.",
+        epilog="Start with `snn-sparse demo`; then `snn-sparse search --help`.",
+    )
+    parser.add_argument("--version", action="version", version=f"snn-sparse {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    search = commands.add_parser("search", help="find tickets (IMP, Early-Bird, with or without Early-Time)")
+    add_search_flags(search)
+    search.set_defaults(run=run_search_command)
+
+    train = commands.add_parser("train", help="train a ticket again from its rewound weights")
+    train.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
+    flag(train, "end_iter", type=int, help="epochs (default: as many as the ticket's search took)")
+    flag(train, "learning_rate", type=float, help="at the first epoch (default: as in the search)")
+    flag(train, "timestep", type=int, help="timesteps T (default: full T of the search)")
+    flag(train, "print_freq", type=int, default=50, help="epochs between two lines of progress (default 50)")
+    train.add_argument("--out", metavar="DIR", help="run directory (default: runs/train-TICKET'S RUN-LEVEL)")
+    add_data_flags(train)
+    train.set_defaults(run=train_command)
+
+    evaluate = commands.add_parser("evaluate", help="test accuracy of a ticket")
+    evaluate.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
+    flag(evaluate, "timestep", type=int, help="timesteps T (default: the ticket's)")
+    add_data_flags(evaluate)
+    evaluate.set_defaults(run=evaluate_command)
+
+    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this CPU, timed against dense")
+    plan.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
+    flag(plan, "batch_size", type=int, default=128, help="images a step (default 128)")
+    flag(plan, "timestep", type=int, help="timesteps T (default: the ticket's)")
+    flag(plan, "image_size", type=int, default=32, help="side of the images in pixels (default 32)")
+    plan.set_defaults(run=plan_command)
+
+    report = commands.add_parser("report", help="compare finished runs: table, page and plots")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    report.add_argument("--out", default="runs/report", metavar="DIR", help="where the page goes (default runs/report)")
+    report.set_defaults(run=report_command)
+
+    demo = commands.add_parser("demo", help="all searches and the random control on digits, in minutes on a CPU")
+    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="where the runs go (default runs/demo)")
+    demo.set_defaults(run=demo_command)
+    return parser
+
+
+def _checked(action: Callable[[], Any]) -> Any:
+    """Run what looks at the input; its complaints become one line and exit status 2."""
+    try:
+        return action()
+    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}: use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise ValueError(f"device {name!r} is not available on this machine")
+    return name
+
+
+def _load_data(args: argparse.Namespace, dataset: str) -> Any:
+    from snn_sparse.training import load_dataset
+
+    return load_dataset(dataset, args.data_dir, download=args.download, image_size=args.image_size)
+
+
+def start_search(settings: Any, data: Any, out: Path, print_freq: int, levels: int | None = None) -> Any:
+    """A search that is ready to run: directory and configuration checked, one image sent through the network.
+
+    Raises:
+        ValueError: the directory holds something else, or the images do not fit the network.
+    """
+    from snn_sparse.console import ConsoleProgress
+    from snn_sparse.tickets.run_files import RunFiles
+    from snn_sparse.tickets.search import Search
+
+    count = levels or (settings.prune_iterations if settings.method in ("imp", "imp+et", "transfer") else 2)
+    files = RunFiles(out)
+    search = Search(settings, data.to(settings.device), files, ConsoleProgress(count, print_freq))
+    search.new_model().eval()(search.data.train.normalise(search.data.train.images[:1]))
+    files.start(settings)
+    return search
+
+
+def finish_run(out: Path) -> dict[str, Any]:
+    """Write the report of a finished run, and print its table and where the page is."""
+    from snn_sparse.reports import HEADER, table_rows, text_table, write_report, write_summary
+
+    report = write_summary(out)
+    page = write_report([report], out)
+    print(f"\n{text_table(HEADER, table_rows([report]))}\n\nreport: {page}")
+    return report
+
+
+def run_search_command(args: argparse.Namespace) -> None:
+    """``snn-sparse search``."""
+    from snn_sparse.tickets.drivers import run_search
+    from snn_sparse.tickets.settings import METHODS, Settings
+
+    def prepare() -> tuple[Any, Path]:
+        args.arch = args.arch or ("vgg_small" if args.dataset == "digits" else "vgg16")
+        args.device = _device(args.device)
+        if args.print_freq < 1:
+            raise ValueError(f"print_freq must be at least 1, got {args.print_freq}")
+        settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
+        if (settings.method == "random") != (args.like is not None):
+            raise ValueError("like (a run directory or ticket file) goes with method random, and only with it")
+        if args.like is not None and not Path(args.like).exists():
+            raise FileNotFoundError(f"like {args.like} does not exist")
+        out = Path(args.out or default_out(args.exp_name, settings))
+        return start_search(settings, _load_data(args, settings.dataset), out, args.print_freq), out
+
+    search, out = _checked(prepare)
+    s = search.settings
+    print(f"{s.method}: {METHODS[s.method]}\n{s.arch} on {s.dataset}, T = {s.timestep}, {s.device}, in {out}")
+    run_search(search, args.like)
+    finish_run(out)
+
+
+def default_out(experiment: str, settings: Any) -> str:
+    """``runs/EXPERIMENT/METHOD-ARCH-DATASET-...``: one directory for each search of an experiment."""
+    parts = [settings.method.replace("+", "-"), settings.arch, settings.dataset]
+    if settings.method in ("eb", "eb+et", "snip"):
+        parts.append(f"sparsity{settings.sparsity_round}")
+    return str(Path("runs") / experiment / "-".join([*parts, f"round{settings.round}"]))
+
+
+def _load_ticket(path: str) -> Any:
+    from snn_sparse.tickets import Ticket
+
+    return _checked(lambda: Ticket.load(path))
+
+
+def train_command(args: argparse.Namespace) -> None:
+    """``snn-sparse train``."""
+    from dataclasses import replace
+
+    from snn_sparse.tickets.retrain import retrain
+    from snn_sparse.tickets.settings import Settings
+
+    ticket = _load_ticket(args.ticket)
+
+    def prepare() -> tuple[Any, Path]:
+        old = Settings(**ticket.meta["settings"])
+        chosen = {
+            k: getattr(args, k)
+            for k in ("learning_rate", "timestep", "dataset", "backend")
+            if getattr(args, k) is not None
+        }
+        epochs = args.end_iter if args.end_iter is not None else int(ticket.meta["epochs"])
+        settings = replace(old, method="train", end_iter=epochs, device=_device(args.device), **chosen)
+        level = Path(args.ticket).resolve().parent
+        out = Path(args.out or f"runs/train-{level.parent.name}-{level.name}")
+        data = _load_data(args, settings.dataset)
+        return start_search(settings, data, out, args.print_freq, int(ticket.meta["level"]) + 1), out
+
+    search, out = _checked(prepare)
+    print(f"training {args.ticket}: {ticket.mask.sparsity:.2f} % pruned, T = {search.settings.timestep}, in {out}")
+    retrain(search, ticket)
+    finish_run(out)
+
+
+def evaluate_command(args: argparse.Namespace) -> None:
+    """``snn-sparse evaluate``."""
+    from snn_sparse.fusion import fuse
+    from snn_sparse.training import evaluate
+
+    ticket = _load_ticket(args.ticket)
+
+    def prepare() -> tuple[Any, Any]:
+        device = _device(args.device)
+        data = _load_data(args, args.dataset or ticket.meta["settings"]["dataset"])
+        model = ticket.build(device=device)
+        if args.backend == "fused":
+            model = fuse(model)
+        if args.timestep is not None:
+            model.timesteps = args.timestep
+        test = data.to(device).test
+        model.eval()(test.normalise(test.images[:1]))
+        return model, test
+
+    model, test = _checked(prepare)
+    print(
+        f"{ticket.config['arch']} on {ticket.meta['dataset']}, {ticket.mask.sparsity:.2f} % pruned, "
+        f"T = {model.timesteps}: test accuracy {evaluate(model, test):.2f} %"
+    )
+
+
+def plan_command(args: argparse.Namespace) -> None:
+    """``snn-sparse plan``."""
+    from snn_sparse.fusion.plans import plan_rows
+    from snn_sparse.reports import text_table
+
+    ticket = _load_ticket(args.ticket)
+
+    def prepare() -> list[tuple[str, ...]]:
+        for name in ("batch_size", "image_size"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
+        model = ticket.build()
+        if args.timestep is not None:
+            model.timesteps = args.timestep
+        return plan_rows(model, args.batch_size, model.in_channels, args.image_size)
+
+    rows = _checked(prepare)
+    print(text_table(("layer", "input", "density", "plan", "ms", "dense ms", "faster"), rows))
+
+
+def report_command(args: argparse.Namespace) -> None:
+    """``snn-sparse report``."""
+    from snn_sparse.reports import HEADER, table_rows, text_table, write_report, write_summary
+
+    reports = _checked(lambda: [write_summary(run) for run in args.runs])
+    page = _checked(lambda: write_report(reports, args.out))
+    print(f"{text_table(HEADER, table_rows(reports))}\n\nreport: {page}")
+
+
+def demo_command(args: argparse.Namespace) -> None:
+    """``snn-sparse demo``."""
+    from snn_sparse.demo import run_demo
+
+    run_demo(Path(args.out), lambda *arguments: _checked(lambda: start_search(*arguments)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    try:
+        args = build_parser().parse_args(argv)
+        args.run(args)
+    except InputError as error:
+        print(f"snn-sparse: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsnn-sparse: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if type(error).__name__ != "DivergedError":
+            raise
+        print(f"snn-sparse: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

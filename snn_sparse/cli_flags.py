@@ -1,0 +1,110 @@
+"""Flags of the command line: the published scripts' names and defaults, and ours beside them."""
+
+import argparse
+from typing import Any
+
+# Written out here, not imported: `--help` and errors must not wait for torch. A test holds them against the package.
+METHOD_HELP = (
+    ("imp", "iterative magnitude pruning with late rewinding"),
+    ("imp+et", "the same at the Early-Time number of timesteps"),
+    ("eb", "Early-Bird ticket at --sparsity_round"),
+    ("eb+et", "the same at the Early-Time number of timesteps"),
+    ("random", "control: random masks with the layer densities of --like"),
+    ("snip", "control: SNIP at initialisation, at --sparsity_round"),
+    ("transfer", "IMP masks found on the same network with ReLU, trained as an SNN"),
+)
+ARCHITECTURES = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg_small", "resnet19")
+DATASETS = ("digits", "mnist", "fmnist", "svhn", "cifar10", "cifar100", "imagefolder")
+
+
+def flag(parser: Any, name: str, **options: Any) -> None:
+    """Add ``--a_b`` and ``--a-b`` as one flag."""
+    spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+    parser.add_argument(*spellings, dest=name, **({"metavar": "N"} | options if "choices" not in options else options))
+
+
+def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Flags that say where the images come from and where to compute."""
+    group = parser.add_argument_group("data and device")
+    listed = ", ".join(DATASETS)
+    note = f"default {default}" if default else "default: the ticket's"
+    group.add_argument("--dataset", default=default, choices=DATASETS, metavar="NAME", help=f"{listed} ({note})")
+    flag(group, "data_dir", default="dataset/", metavar="DIR", help="where data sets lie (default dataset/)")
+    group.add_argument("--download", action="store_true", help="let torchvision fetch missing files into --data_dir")
+    flag(group, "image_size", type=int, default=32, help="side in pixels for imagefolder (default 32)")
+    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    group.add_argument(
+        "--backend", default="fused", choices=("fused", "plain"), help="layers: fused (default) or the plain reference"
+    )
+
+
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """All flags of ``snn-sparse search``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Find winning tickets. Methods:\n" + "".join(f"  {m:9} {text}\n" for m, text in METHOD_HELP)
+    parser.epilog = (
+        "Every flag may be written with _ or -. A search that was stopped goes on with the same command.\n"
+        "Example, in about a minute on a CPU:\n"
+        "  snn-sparse search --method imp --dataset digits --end_iter 10 --rewinding_epoch 2 --prune_percent 75 "
+        "--prune_iterations 4"
+    )
+    methods = [m for m, _ in METHOD_HELP]
+    parser.add_argument("--method", default="imp", choices=methods, metavar="NAME", help="see above (default imp)")
+    parser.add_argument("--out", metavar="DIR", help="run directory (default runs/EXP_NAME/METHOD-ARCH-DATASET-roundN)")
+    flag(parser, "exp_name", default="snn_pruning", metavar="NAME", help="experiment name (default snn_pruning)")
+    flag(parser, "like", metavar="RUN", help="for --method random: the run or ticket whose layer densities to copy")
+    add_data_flags(parser, "digits")
+    _add_network_flags(parser)
+    _add_training_flags(parser)
+    _add_pruning_flags(parser)
+
+
+def _add_network_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    listed = ", ".join(ARCHITECTURES)
+    group.add_argument(
+        "--arch", choices=ARCHITECTURES, metavar="NAME", help=f"{listed} (default vgg16; vgg_small for digits)"
+    )
+    flag(group, "timestep", type=int, default=5, help="timesteps T (default 5)")
+    group.add_argument("--neuron", default="lif", choices=("lif", "if", "plif", "relu"), help="default lif")
+    flag(
+        group,
+        "bn_statistics",
+        default="per_step",
+        choices=("per_step", "pooled"),
+        help="default per_step, as published",
+    )
+
+
+def _add_training_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    flag(group, "batch_size", type=int, default=128, help="images a step (default 128)")
+    group.add_argument("--optimizer", default="sgd", choices=("sgd", "adam"), help="default sgd")
+    group.add_argument("--scheduler", default="cosine", choices=("cosine", "step"), help="default cosine")
+    flag(group, "learning_rate", type=float, default=0.1, help="at the first epoch (default 0.1)")
+    group.add_argument("--momentum", type=float, default=0.9, metavar="N", help="of sgd (default 0.9)")
+    flag(group, "weight_decay", type=float, help="default 5e-4 for sgd, none for adam, as published")
+    flag(group, "end_iter", type=int, default=300, help="epochs of the first training (default 300)")
+    group.add_argument("--seed", type=int, default=1234, metavar="N", help="default 1234")
+    group.add_argument(
+        "--round", type=int, default=1, metavar="N", help="repetition; adds N - 1 to the seed (default 1)"
+    )
+    flag(group, "valid_freq", type=int, default=50, help="epochs between two test accuracies (default 50)")
+    flag(group, "print_freq", type=int, default=50, help="epochs between two lines of progress (default 50)")
+
+
+def _add_pruning_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("pruning")
+    flag(group, "prune_percent", type=float, default=25.0, help="of the live weights, at each level (default 25)")
+    flag(group, "prune_iterations", type=int, default=15, help="levels, the dense one included (default 15)")
+    flag(group, "pruning_scope", default="global", choices=("global", "local"), help="default global")
+    flag(group, "rewinding_epoch", type=int, default=20, help="survivors go back to their values after it (default 20)")
+    flag(
+        group,
+        "sparsity_round",
+        type=int,
+        default=0,
+        help="for eb and snip: index into 0, 25.04, 43.71, 57.76, 68.3, 76.2, 82.13, 86.58, 89.91, 92.41, 94.29, "
+        "95.69, 96.75, 97.54, 98.13 %% (default 0)",
+    )
+    flag(group, "early_time_threshold", type=float, default=0.6, help="of the normalised divergence (default 0.6)")

@@ -1,0 +1,64 @@
+"""What the networks share: the time axis of their input and the record of how they were built."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from snn_sparse.nn.deferred import over_time
+
+NeuronFactory = Callable[[], nn.Module]
+
+
+def check_positive(name: str, value: Any) -> int:
+    """``value`` if it is an integer of at least 1; otherwise an error that names the argument.
+
+    Raises:
+        TypeError: no integer. ValueError: less than 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+class SpikingNetwork(nn.Module):
+    """A network over time: ``[N, C, H, W]`` or ``[T, N, C, H, W]`` in, one set of logits a timestep ``[T, N, K]`` out.
+
+    A static image is shown ``timesteps`` times; the first convolution and its batch norm then run once, since their
+    input is the same at every step. A sequence brings its own T.
+
+    Attributes:
+        config: the arguments that :func:`snn_sparse.build_model` needs to build this network again.
+    """
+
+    def __init__(self, in_channels: int, timesteps: int) -> None:
+        super().__init__()
+        self.in_channels = check_positive("in_channels", in_channels)
+        self.timesteps = timesteps
+        self.config: dict[str, Any] = {}
+
+    @property
+    def timesteps(self) -> int:
+        """T of a static image; may be set at any time."""
+        return self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, value: int) -> None:
+        self._timesteps = check_positive("timesteps", value)
+
+    def check_input(self, x: torch.Tensor) -> None:
+        """Raise a ValueError or TypeError unless ``x`` is an image batch or a sequence of them."""
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise TypeError(f"x must be a floating-point tensor, got {kind}")
+        if x.dim() not in (4, 5) or x.shape[0] == 0 or x.shape[-3] != self.in_channels:
+            raise ValueError(
+                f"x must be [N, C, H, W] or [T, N, C, H, W] with C = {self.in_channels}, got shape {tuple(x.shape)}"
+            )
+
+    def repeat(self, x: torch.Tensor) -> torch.Tensor:
+        """A static batch as a sequence of T equal steps (a view); a sequence as it is."""
+        return x if x.dim() == 5 else over_time(x, self.timesteps)

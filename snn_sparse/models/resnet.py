@@ -1,0 +1,90 @@
+"""ResNet19 for SNNs, as published: blocks 3-3-2 of 128, 256 and 512 channels at strides 2-2-2."""
+
+import torch
+from torch import nn
+
+from snn_sparse.models.base import NeuronFactory, SpikingNetwork, check_positive
+from snn_sparse.nn import BatchNorm2d, Conv2d
+from snn_sparse.ops import BatchNormStatistics
+
+
+def _conv(in_channels: int, out_channels: int, size: int, stride: int) -> Conv2d:
+    return Conv2d(in_channels, out_channels, size, stride=stride, padding=size // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the shortcut (batch-normed where the shape changes) is added before the last neuron."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        make_neuron: NeuronFactory,
+        bn_statistics: BatchNormStatistics = "per_step",
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv(in_channels, out_channels, 3, stride)
+        self.bn1 = BatchNorm2d(out_channels, bn_statistics=bn_statistics)
+        self.conv2 = _conv(out_channels, out_channels, 3, 1)
+        self.bn2 = BatchNorm2d(out_channels, bn_statistics=bn_statistics)
+        self.lif1 = make_neuron()
+        self.lif2 = make_neuron()
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut.append(_conv(in_channels, out_channels, 1, stride))
+            self.shortcut.append(BatchNorm2d(out_channels, bn_statistics=bn_statistics))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Spikes ``[T, N, C, H, W]`` in, spikes out."""
+        y = self.lif1(self.bn1(self.conv1(x)))
+        return self.lif2(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet19(SpikingNetwork):
+    """The published ResNet19: no convolution bias, global average pool, ``Linear`` - neuron - ``Linear``.
+
+    Args:
+        num_classes: K.
+        in_channels: 1 or 3 for images, any number for sequences.
+        timesteps: T of a static image.
+        make_neuron: makes one neuron layer.
+        bn_statistics: ``per_step`` or ``pooled``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        timesteps: int,
+        make_neuron: NeuronFactory,
+        bn_statistics: BatchNormStatistics = "per_step",
+    ) -> None:
+        super().__init__(in_channels, timesteps)
+        self.conv1 = _conv(in_channels, 64, 3, 1)
+        self.bn1 = BatchNorm2d(64, bn_statistics=bn_statistics)
+        self.lif_input = make_neuron()
+
+        def stage(channels: int, width: int, blocks: int) -> nn.Sequential:
+            first = BasicBlock(channels, width, 2, make_neuron, bn_statistics)
+            rest = (BasicBlock(width, width, 1, make_neuron, bn_statistics) for _ in range(blocks - 1))
+            return nn.Sequential(first, *rest)
+
+        self.layer1 = stage(64, 128, 3)
+        self.layer2 = stage(128, 256, 3)
+        self.layer3 = stage(256, 512, 2)
+        self.fc1 = nn.Linear(512, 256)
+        self.lif_fc = make_neuron()
+        self.fc2 = nn.Linear(256, check_positive("num_classes", num_classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[T, N, K]``.
+
+        Raises:
+            ValueError: wrong shape. TypeError: no floating-point tensor.
+        """
+        self.check_input(x)
+        x = self.lif_input(self.repeat(self.bn1(self.conv1(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        x = self.lif_fc(self.fc1(x.mean((-2, -1))))
+        return self.fc2(x)

@@ -1,0 +1,253 @@
+"""What travels between fused layers in place of a tensor: a value in some layout, or one that is not computed yet.
+
+A batch norm hands on what it was given, an addition remembers both sides, and only the neuron (or anything that is not
+ours) makes them compute. Any torch function, method or operator that meets a deferred value gets an ordinary tensor.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from snn_sparse.ops.layout import NCHW, Layout, convert, layout_of
+
+Sizes = tuple[int, int, int, int, int]
+
+
+class Deferred:
+    """Base: stands for a tensor ``[T, N, C, H, W]``, or ``[N, C, H, W]`` before a static batch is repeated over time.
+
+    Attributes:
+        sizes: (T, N, C, H, W); T = 1 for a static batch.
+        repeat: how often a static batch is shown: None for a sequence, 0 for a batch that is not repeated yet.
+    """
+
+    sizes: Sizes
+    repeat: int | None = None
+
+    def tensor(self) -> torch.Tensor:
+        """The value as an ordinary tensor; computed once."""
+        if "_tensor" not in self.__dict__:
+            self._tensor = self._over_time(self._compute())
+        return self._tensor
+
+    def _compute(self) -> torch.Tensor:
+        """The value as a tensor of :attr:`sizes`."""
+        raise TypeError(f"{type(self).__name__} has no value")
+
+    def _over_time(self, x: torch.Tensor) -> torch.Tensor:
+        if self.repeat is None:
+            return x
+        return x[0] if self.repeat == 0 else x.expand(self.repeat, *x.shape[1:])
+
+    def over_time(self, timesteps: int) -> "Deferred":
+        """A static batch as a sequence of equal steps; its layers still compute once."""
+        raise TypeError(f"{type(self).__name__} is not static")
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the tensor that this stands for."""
+        if self.repeat is None:
+            return torch.Size(self.sizes)
+        return torch.Size(self.sizes[1:] if self.repeat == 0 else (self.repeat, *self.sizes[1:]))
+
+    @property
+    def timesteps(self) -> int:
+        """T of the sequence that this stands for."""
+        return self.repeat or self.sizes[0]
+
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """As ``torch.Tensor.size``."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def __add__(self, other: Any) -> Any:
+        both = isinstance(other, (torch.Tensor, Deferred)) and other.shape == self.shape and self.dim() == 5
+        if both and self.repeat is None and getattr(other, "repeat", None) is None:
+            return Sum(self, other)
+        return self.tensor() + plain(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self + other
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.tensor(), name)
+
+    @classmethod
+    def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return func(*plain(args), **plain(kwargs or {}))
+
+
+_OPERATORS = (
+    "sub rsub mul rmul truediv rtruediv floordiv pow rpow mod matmul rmatmul neg abs eq ne lt le gt ge "
+    "getitem len iter and or xor invert bool float int"
+)
+
+
+def _operator(name: str) -> Callable:
+    def run(self: Deferred, *others: Any) -> Any:
+        return getattr(self.tensor(), name)(*plain(others))
+
+    return run
+
+
+for _name in _OPERATORS.split():
+    setattr(Deferred, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def plain(value: Any) -> Any:
+    """``value`` with every deferred value in it, however nested, turned into an ordinary tensor."""
+    return tree_map(lambda v: v.tensor() if isinstance(v, Deferred) else v, value)
+
+
+def over_time(x: Any, timesteps: int) -> Any:
+    """A static batch, tensor or deferred, as a sequence of T equal steps (a view)."""
+    return x.over_time(timesteps) if isinstance(x, Deferred) else x.unsqueeze(0).expand(timesteps, *x.shape)
+
+
+class Stored(Deferred):
+    """A value that is computed, in some layout.
+
+    Args:
+        data: the elements.
+        sizes: (T, N, C, H, W).
+        layout: of ``data``.
+        repeat: see :class:`Deferred`.
+        ask: told which layout a consumer would have liked, so that the next time none is converted.
+    """
+
+    def __init__(
+        self,
+        data: torch.Tensor,
+        sizes: Sizes,
+        layout: Layout,
+        repeat: int | None = None,
+        ask: Callable[[Layout], None] | None = None,
+    ) -> None:
+        self.data, self.sizes, self.layout, self.repeat, self.ask = data, sizes, layout, repeat, ask
+        self._converted: dict[Layout, torch.Tensor] = {layout: data}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the elements."""
+        return self.data.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the elements are."""
+        return self.data.device
+
+    def data_in(self, layout: Layout) -> torch.Tensor:
+        """The elements in another layout."""
+        if layout not in self._converted:
+            if self.ask is not None:
+                self.ask(layout)
+            self._converted[layout] = convert(self.data, self.sizes, self.layout, layout)
+        return self._converted[layout]
+
+    def sequence(self) -> torch.Tensor:
+        """The value as a tensor of :attr:`sizes`, not repeated over time."""
+        return self.data if self.layout.kind != "lanes" else self.data_in(NCHW)
+
+    def _compute(self) -> torch.Tensor:
+        return self.sequence()
+
+    def over_time(self, timesteps: int) -> Deferred:
+        """As :meth:`Deferred.over_time`."""
+        return Stored(self.data, self.sizes, self.layout, timesteps)
+
+
+class Normed(Deferred):
+    """A batch norm that has not run: ``norm`` (a fused batch norm layer) of ``source``.
+
+    However many consumers make it run, its running statistics move once.
+    """
+
+    def __init__(self, source: Stored, norm: Any, used: list[bool] | None = None) -> None:
+        self.source, self.norm = source, norm
+        self.sizes, self.repeat = source.sizes, source.repeat
+        self._used = used if used is not None else []
+
+    def first_use(self) -> bool:
+        """True the first time: the running statistics may move."""
+        self._used.append(True)
+        return len(self._used) == 1
+
+    def _compute(self) -> torch.Tensor:
+        return self.norm.record(self.source.sizes[0], self.first_use()).reference(self.source.sequence())
+
+    def over_time(self, timesteps: int) -> Deferred:
+        """As :meth:`Deferred.over_time`."""
+        twin = Normed(self.source, self.norm, self._used)
+        twin.repeat = timesteps
+        return twin
+
+
+class Sum(Deferred):
+    """An addition that has not run, of two sequences of equal shape."""
+
+    def __init__(self, left: Deferred | torch.Tensor, right: Deferred | torch.Tensor) -> None:
+        self.left, self.right = left, right
+        self.sizes = tuple(left.shape)  # type: ignore[assignment]
+
+    def _compute(self) -> torch.Tensor:
+        return plain(self.left) + plain(self.right)
+
+
+class Spikes(Deferred):
+    """A neuron layer that has not run; it runs when somebody asks, pooled for a max-pool, as it is for everybody else.
+
+    Args:
+        run: (whether to pool) -> the spikes, stored.
+        sizes: (T, N, C, H, W) without pooling.
+    """
+
+    def __init__(self, run: Callable[[bool], Stored], sizes: Sizes) -> None:
+        self._run, self.sizes = run, sizes
+        self._results: dict[bool, Stored] = {}
+
+    def stored(self, pool: bool = False) -> Stored:
+        """The spikes, or their 2x2 max-pool."""
+        if pool not in self._results:
+            self._results[pool] = self._run(pool)
+        return self._results[pool]
+
+    def _compute(self) -> torch.Tensor:
+        return self.stored().sequence()
+
+
+class Pooled(Deferred):
+    """The 2x2 max-pool of spikes, which the neuron itself takes."""
+
+    def __init__(self, spikes: Spikes) -> None:
+        self.spikes = spikes
+        t, n, c, h, w = spikes.sizes
+        self.sizes = (t, n, c, h // 2, w // 2)
+
+    def stored(self) -> Stored:
+        """The pooled spikes."""
+        return self.spikes.stored(pool=True)
+
+    def _compute(self) -> torch.Tensor:
+        return self.stored().sequence()
+
+
+def stored(x: Any) -> Stored:
+    """``x``, a tensor of four or five dimensions or deferred, as a stored value; runs what has to run for it."""
+    if isinstance(x, Stored):
+        return x
+    if isinstance(x, (Spikes, Pooled)):
+        return x.stored()
+    if isinstance(x, Deferred):
+        repeat = x.repeat
+        value = x._compute()
+    else:
+        repeat = 0 if x.dim() == 4 else None
+        value = x.unsqueeze(0) if x.dim() == 4 else x
+    return Stored(value, tuple(value.shape), layout_of(value), repeat)  # type: ignore[arg-type]

@@ -1,0 +1,16 @@
+"""Layers that run whole stages (batch norm, neuron, pooling) as one operator and convolve at live weights only."""
+
+from snn_sparse.nn.fused.layers import FusedBatchNorm2d, FusedConv2d, FusedLinear, FusedMaxPool2d
+from snn_sparse.nn.fused.neuron import FusedIF, FusedLIF, FusedParametricLIF
+from snn_sparse.nn.fused.plan import Plan
+
+__all__ = [
+    "FusedBatchNorm2d",
+    "FusedConv2d",
+    "FusedIF",
+    "FusedLIF",
+    "FusedLinear",
+    "FusedMaxPool2d",
+    "FusedParametricLIF",
+    "Plan",
+]

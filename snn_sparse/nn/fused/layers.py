@@ -1,0 +1,147 @@
+"""Convolution and linear layers with a plan, batch norm that waits for its neuron, max-pool that the neuron takes."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from snn_sparse.nn.deferred import Deferred, Normed, Pooled, Spikes, Stored, plain, stored
+from snn_sparse.nn.fused.plan import ConvShape, Plan, Planner
+from snn_sparse.nn.layers import BatchNorm2d, Conv2d, MaxPool2d
+from snn_sparse.ops.fused_neuron import Norm
+from snn_sparse.ops.layout import NCHW, Layout, ordered
+from snn_sparse.ops.library import usable
+from snn_sparse.ops.sparse_conv import Structure, sparse_conv2d
+
+
+class _Planned(nn.Module):
+    """Mixed into a layer with a weight: knows its mask, and how to compute under it for each shape it has met."""
+
+    live_mask: torch.Tensor | None = None
+
+    @property
+    def planner(self) -> Planner:
+        """Plans of this layer, made when first needed."""
+        if "_planner" not in self.__dict__:
+            self.__dict__["_planner"] = Planner(self.live_mask)
+        return self.__dict__["_planner"]
+
+    def set_mask(self, mask: torch.Tensor | None) -> None:
+        """Tell the layer which weights are alive (None: all); plans for another mask are forgotten."""
+        self.live_mask = mask
+        self.__dict__.pop("_planner", None)
+
+    @property
+    def gradient_is_masked(self) -> bool:
+        """Whether the weight's gradient is zero at pruned weights without anybody's doing."""
+        return self.live_mask is not None and self.planner.always_sparse
+
+    def __deepcopy__(self, memo: dict) -> "_Planned":
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        import copy
+
+        twin.__dict__ = {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k != "_planner"}
+        return twin
+
+
+def _lanes(plan: Plan) -> Layout:
+    assert plan.blocking is not None
+    return Layout("lanes", plan.blocking.vectors)
+
+
+class FusedConv2d(_Planned, Conv2d):
+    """:class:`snn_sparse.nn.Conv2d` by plan: at the live weights only, or dense in the faster layout."""
+
+    def _supported(self) -> bool:
+        square = len(set(self.stride)) == len(set(self.padding)) == 1 and not isinstance(self.padding, str)
+        return square and self.groups == 1 and set(self.dilation) == {1} and self.padding_mode == "zeros"
+
+    def forward(self, x: Any) -> Any:
+        """Deferred output; an ordinary tensor where the operators cannot be used."""
+        given = x if isinstance(x, Deferred) else stored(x) if _is_maps(x) else None
+        if given is None or not self._supported() or not usable(*_tensors(given), self.weight, self.bias):
+            return super().forward(plain(x))
+        source = stored(given)
+        stride, padding = self.stride[0], int(self.padding[0])
+        shape = ConvShape(source.sizes, tuple(self.weight.shape), stride, padding, source.dtype)  # type: ignore[arg-type]
+        plan = self.planner.plan(shape)
+        t, n, _, h, w = source.sizes
+        height, width = ((d + 2 * padding - k) // stride + 1 for d, k in zip((h, w), self.kernel_size, strict=True))
+        after = (t, n, self.out_channels, height, width)
+        if plan.blocking is None:
+            data = source.data_in(plan.layout)
+            y = F.conv2d(data.flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
+            return Stored(ordered(y.unflatten(0, (t, n)), plan.layout), after, plan.layout, source.repeat)
+        structure: Structure = self.planner.structure(plan, stride, padding)
+        y = sparse_conv2d(source.data_in(_lanes(plan)), self.weight, self.bias, (h, w), structure)
+        return Stored(y, after, _lanes(plan), source.repeat)
+
+
+def _is_maps(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.dim() in (4, 5) and x.numel() > 0
+
+
+def _tensors(x: Deferred) -> list[torch.Tensor]:
+    return [x.data] if isinstance(x, Stored) else []
+
+
+class FusedLinear(_Planned, nn.Linear):
+    """``torch.nn.Linear`` by plan: under a sparse mask a 1x1 convolution of 1x1 maps at the live weights."""
+
+    def forward(self, x: Any) -> torch.Tensor:
+        """``[..., F]`` -> ``[..., K]``, an ordinary tensor."""
+        x = plain(x)
+        if self.live_mask is None or x.dim() < 2 or x.numel() == 0 or not usable(x, self.weight, self.bias):
+            return super().forward(x)
+        sizes = (1, x[..., 0].numel(), x.shape[-1], 1, 1)
+        shape = ConvShape(sizes, (*self.weight.shape, 1, 1), 1, 0, x.dtype)
+        plan = self.planner.plan(shape)
+        if plan.blocking is None:
+            return super().forward(x)
+        data = Stored(x.reshape(sizes), sizes, NCHW).data_in(_lanes(plan))
+        structure = self.planner.structure(plan, 1, 0)
+        y = sparse_conv2d(data, self.weight[..., None, None], self.bias, (1, 1), structure)
+        after = (1, sizes[1], self.out_features, 1, 1)
+        return Stored(y, after, _lanes(plan)).sequence().reshape(*x.shape[:-1], self.out_features)
+
+
+class FusedBatchNorm2d(BatchNorm2d):
+    """:class:`snn_sparse.nn.BatchNorm2d` that waits for the neuron behind it."""
+
+    def record(self, timesteps: int, move_statistics: bool) -> Norm:
+        """What the fused operator must know; counts the updates of the running statistics that it will make."""
+        updates = timesteps if self.bn_statistics == "per_step" else 1
+        tracked = self.running_mean is not None
+        training = self.training or not tracked
+        factors = self.update_factors(updates) if move_statistics else [0.0] * updates
+        running = (self.running_mean, self.running_var) if move_statistics or not training else (None, None)
+        return Norm(self.weight, self.bias, *running, tuple(factors), training, self.eps, self.bn_statistics)
+
+    def forward(self, x: Any) -> Any:
+        """Deferred; an ordinary tensor where the operators cannot be used."""
+        if isinstance(x, Deferred) or (_is_maps(x) and usable(x, self.weight)):
+            self._check_input_dim(x)
+            given = stored(x)
+            if given.repeat:  # a static batch that was repeated before: T equal steps, T updates
+                given = stored(given.tensor())
+            return Normed(given, self)
+        return super().forward(x)
+
+
+class FusedMaxPool2d(MaxPool2d):
+    """:class:`snn_sparse.nn.MaxPool2d`; a 2x2 pool of stride 2 behind a neuron is taken over by the neuron."""
+
+    def forward(self, x: Any) -> Any:
+        """Deferred behind a neuron, else an ordinary tensor."""
+        usual = (
+            {self.kernel_size, self.stride} <= {2, (2, 2)}
+            and self.padding in (0, (0, 0))
+            and self.dilation in (1, (1, 1))
+            and not self.ceil_mode
+            and not self.return_indices
+        )
+        if isinstance(x, Spikes) and usual and min(x.sizes[-2:]) >= 2:
+            return Pooled(x)
+        return super().forward(plain(x))

@@ -1,0 +1,71 @@
+"""What a run came to, read from its tickets: the contents of ``report.json``."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_sparse.tickets.mask import Mask
+from snn_sparse.tickets.run_files import RunFiles
+from snn_sparse.training.files import write_json
+
+NO_SEARCH = ("random", "snip", "train")  # their masks cost nothing to find
+
+
+def layer_summary(mask: Mask) -> list[dict[str, Any]]:
+    """Density in percent, filters without a live weight, and input channels that nothing reads, of every layer."""
+    rows = []
+    for name, alive in mask.items():
+        matrix = alive.flatten(2).any(2) if alive.dim() > 2 else alive  # [filters, channels]
+        rows.append(
+            {
+                "name": name.removesuffix(".weight"),
+                "density": 100.0 * int(alive.count_nonzero()) / alive.numel(),
+                "dead_filters": int(torch.count_nonzero(~matrix.any(1))),
+                "dead_channels": int(torch.count_nonzero(~matrix.any(0))),
+            }
+        )
+    return rows
+
+
+def summarise(run: str | Path) -> dict[str, Any]:
+    """The report of a run, from the levels that are finished.
+
+    Raises:
+        ValueError: the directory is no run, or no level of it is finished.
+    """
+    files = RunFiles(run)
+    config = files.config()
+    settings = config["settings"]
+    levels: list[dict[str, Any]] = []
+    early = None
+    for number in files.levels():
+        ticket = files.load_ticket(number)
+        assert ticket is not None
+        early = ticket.meta["timesteps_early"] or early
+        fields = ("level", "sparsity", "accuracy", "epochs", "seconds", "timesteps")
+        levels.append({**{k: ticket.meta[k] for k in fields}, "layers": layer_summary(ticket.mask)})
+    if not levels:
+        raise ValueError(f"{run} has no finished level to report on")
+    seconds = sum(level["seconds"] for level in levels)
+    return {
+        "method": settings["method"],
+        "arch": settings["arch"],
+        "dataset": settings["dataset"],
+        "timesteps": settings["timestep"],
+        "timesteps_early": early,
+        "device": config["environment"]["device"],
+        "seed": settings["seed"] + settings["round"] - 1,
+        "seconds": seconds,
+        "search_seconds": 0.0 if settings["method"] in NO_SEARCH else seconds - levels[-1]["seconds"],
+        "levels": levels,
+        "settings": settings,
+        "environment": config["environment"],
+    }
+
+
+def write_summary(run: str | Path) -> dict[str, Any]:
+    """Write ``report.json`` into the run directory and return its contents."""
+    report = summarise(run)
+    write_json(Path(run) / "report.json", report)
+    return report

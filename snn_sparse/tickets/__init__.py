@@ -1,0 +1,18 @@
+"""Winning tickets: masks, how they are drawn, the searches of Kim et al. (ECCV 2022), and ticket files."""
+
+from snn_sparse.tickets.early_time import early_timestep
+from snn_sparse.tickets.mask import Mask, mask_distance, prunable
+from snn_sparse.tickets.pruning import magnitude_mask, prune_magnitude, random_mask, snip_mask
+from snn_sparse.tickets.ticket import Ticket
+
+__all__ = [
+    "Mask",
+    "Ticket",
+    "early_timestep",
+    "magnitude_mask",
+    "mask_distance",
+    "prunable",
+    "prune_magnitude",
+    "random_mask",
+    "snip_mask",
+]

@@ -1,0 +1,106 @@
+"""A whole image set as one uint8 tensor on the training device, and batches of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from snn_sparse.training.augment import Augmentation
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and labels of one split, decoded once.
+
+    Attributes:
+        images: ``[M, C, H, W]`` uint8.
+        labels: ``[M]`` int64 class indices.
+        mean: of each channel, on the scale 0 to 1; subtracted.
+        std: of each channel; divided by.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4:
+            raise ValueError(f"images must be uint8 [M, C, H, W], got {self.images.dtype} {tuple(self.images.shape)}")
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels must be int64 [{len(self.images)}], got {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        if not len(self.mean) == len(self.std) == self.images.shape[1]:
+            raise ValueError(f"mean and std must have one number for each of the {self.images.shape[1]} channels")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same set on another device."""
+        return ImageSet(self.images.to(device), self.labels.to(device), self.mean, self.std)
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels -> float32, scaled to 0..1, minus ``mean``, divided by ``std``."""
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, device=pixels.device).view(shape)
+        std = torch.tensor(self.std, device=pixels.device).view(shape)
+        return (pixels.float() / 255 - mean) / std
+
+    def batches(
+        self, batch_size: int, *, augmentation: Augmentation | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of normalised images and labels: shuffled and augmented with a ``generator``, in order without.
+
+        A last batch of a single image joins the one before, since batch norm cannot train on it.
+        """
+        n, device = len(self), self.images.device
+        order = torch.randperm(n, generator=generator) if generator is not None else torch.arange(n)
+        for part in batch_bounds(n, batch_size):
+            index = order[part].to(device)
+            pixels = self.images[index]
+            if augmentation is not None and generator is not None:
+                pixels = augmentation(pixels, generator)
+            yield self.normalise(pixels), self.labels[index]
+
+
+def batch_bounds(n: int, batch_size: int) -> list[slice]:
+    """Slices of at most ``batch_size`` that cover ``range(n)``; a remainder of one joins the slice before it.
+
+    Raises:
+        ValueError: ``batch_size`` below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and batch_size > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test split of one data set.
+
+    Attributes:
+        name: for reports.
+        train, test: the splits.
+        num_classes: number of classes.
+        augmentation: of the training images.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    num_classes: int
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return self.train.images.shape[1]
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data on another device."""
+        return Dataset(self.name, self.train.to(device), self.test.to(device), self.num_classes, self.augmentation)

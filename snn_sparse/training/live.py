@@ -1,0 +1,81 @@
+"""Optimizers that touch the live weights of masked parameters only, with the numbers of the ordinary ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+DENSE_ENOUGH = 0.5  # above this density gathering costs more than the dense update
+
+
+class _Live:
+    """Mixed into an optimizer class: it optimizes vectors of live values, taken from the weights and put back."""
+
+    _masked: list[tuple[nn.Parameter, torch.Tensor, nn.Parameter]]  # weight, indices of live entries, their values
+
+    def step(self, closure: Any = None) -> Any:
+        """One step; gradients of pruned entries are never read.
+
+        Raises:
+            ValueError: a ``closure`` was given.
+        """
+        if closure is not None:
+            raise ValueError("closure is not supported by optimizers of live weights")
+        with torch.no_grad():
+            for weight, index, values in self._masked:
+                values.grad = None if weight.grad is None else weight.grad.reshape(-1).index_select(0, index)
+                torch.index_select(weight.detach().view(-1), 0, index, out=values.data)
+            super().step()  # type: ignore[misc]
+            for weight, index, values in self._masked:
+                if values.grad is not None:
+                    # not through the parameter itself: whoever watches its version need not look at pruned entries
+                    weight.data.view(-1).scatter_(0, index, values.data)
+                    values.grad = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As the ordinary optimizer's, for the weights."""
+        super().zero_grad(set_to_none)  # type: ignore[misc]
+        for weight, _, _ in self._masked:
+            if weight.grad is not None and not set_to_none:
+                weight.grad.zero_()
+            elif set_to_none:
+                weight.grad = None
+
+
+def live_optimizer(
+    kind: type[torch.optim.Optimizer], model: nn.Module, alive: Mapping[str, torch.Tensor], **options: Any
+) -> torch.optim.Optimizer:
+    """An optimizer of class ``kind`` that updates, and keeps state for, the live entries only.
+
+    It gives the numbers that ``kind`` gives for masked dense weights and gradients. The gradients that it reads are the
+    weights' own (``weight.grad``). Parameters without a mask, and masks of more than half, are treated as usual.
+
+    Args:
+        kind: such as ``torch.optim.SGD`` or ``torch.optim.Adam``; any optimizer that works element by element.
+        model: its parameters are optimized.
+        alive: parameter name -> bool tensor (such as a :class:`snn_sparse.Mask`); weights must be zero where false.
+        **options: of ``kind``.
+
+    Raises:
+        ValueError: a mask without a parameter, or of another shape.
+    """
+    parameters = dict(model.named_parameters())
+    for name, mask in alive.items():
+        if name not in parameters or parameters[name].shape != mask.shape:
+            raise ValueError(f"alive: {name!r} is no parameter of the model, or of another shape")
+    masked, optimized = [], []
+    for name, p in parameters.items():
+        found = alive.get(name)
+        mask = torch.ones_like(p, dtype=torch.bool) if found is None else found
+        if found is None or int(mask.count_nonzero()) > DENSE_ENOUGH * mask.numel() or not p.is_contiguous():
+            optimized.append(p)
+            continue
+        index = mask.to(p.device).reshape(-1).nonzero().squeeze(1)
+        values = nn.Parameter(p.detach().view(-1)[index])
+        masked.append((p, index, values))
+        optimized.append(values)
+    live = type(f"Live{kind.__name__}", (_Live, kind), {})
+    optimizer = live(optimized, **options)
+    optimizer._masked = masked
+    return optimizer
