@@ -1,0 +1,121 @@
+"""What holds for the package as a whole: cheap import, one direction of imports, short files and functions."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import snn_sparse
+
+ROOT = Path(snn_sparse.__file__).parent
+REPOSITORY = ROOT.parent
+# Each layer may import those before it (and itself), none after it.
+LAYERS = [
+    "version",
+    "kernels",
+    "ops",
+    "nn",
+    "fusion",
+    "models",
+    "training",
+    "tickets",
+    "reports",
+    "console",
+    "demo",
+    "cli",
+]
+MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+def layer_of(parts):
+    name = parts[0].removesuffix(".py")
+    return LAYERS.index("cli" if name == "cli_flags" else name)
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            pytest.fail(f"{path}: relative import")
+        yield from (n.split(".")[1:] for n in names if n.split(".")[0] == "snn_sparse")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_run_one_way(path):
+    own = layer_of(path.relative_to(ROOT).parts)
+    for target in imported(path):
+        assert layer_of(target) <= own, f"{path.relative_to(ROOT)} imports {'.'.join(target)}, a layer above"
+
+
+def test_the_training_loop_knows_nothing_of_pruning():
+    text = "".join(p.read_text() for p in (ROOT / "training").glob("*.py"))
+    assert "import Mask" not in text
+    assert "snn_sparse.tickets" not in text
+
+
+SOURCES = [
+    p
+    for folder in ("snn_sparse", "benchmarks", "tests", "csrc")
+    for p in sorted((REPOSITORY / folder).rglob("*"))
+    if p.suffix in (".py", ".cpp", ".h", ".cu")
+]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(REPOSITORY).as_posix())
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    if path.suffix != ".py" or "tests" in path.relative_to(REPOSITORY).parts:
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            length = node.end_lineno - body[0].lineno + 1 if body else 0
+            assert length <= 50, f"{node.name} has {length} lines"
+
+
+def seconds(code):
+    script = f"import time; s = time.perf_counter(); {code}; print(time.perf_counter() - s)"
+    return float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+
+
+def test_import_costs_little_and_loads_nothing_heavy():
+    code = (
+        "import torch, sys, time; s = time.perf_counter(); import snn_sparse; snn_sparse.build_model; snn_sparse.Mask; "
+        "print(time.perf_counter() - s); "
+        "print([m for m in ('triton', 'spikingjelly', 'torchvision', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PATH": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    took, loaded = done.stdout.splitlines()
+    assert float(took) < 1.0
+    before = subprocess.run(
+        [sys.executable, "-c", "import torch, sys; print([m for m in ('triton',) if m in sys.modules])"],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=True,
+    ).stdout.strip()
+    assert loaded == before or loaded == "[]"
+
+
+def test_public_names_exist():
+    for name in snn_sparse.__all__:
+        assert getattr(snn_sparse, name) is not None
+    assert set(dir(snn_sparse)) == set(snn_sparse.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        snn_sparse.nothing  # noqa: B018
+
+
+def test_version_is_written_once():
+    import tomllib
+
+    metadata = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert metadata["project"]["version"] == snn_sparse.__version__

@@ -1,0 +1,76 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import snn_sparse as ss
+
+sys.path.insert(0, str(Path(__file__).parent))
+from searching import run, tickets
+
+from snn_sparse.tickets.drivers import DRIVERS, run_search
+from snn_sparse.tickets.run_files import RunFiles
+from snn_sparse.tickets.settings import METHODS, SPARSITIES
+
+
+@pytest.fixture(scope="module")
+def imp(tiny, tmp_path_factory):
+    return run(tiny, tmp_path_factory.mktemp("imp") / "run", method="imp")
+
+
+def test_every_method_has_a_driver():
+    assert set(DRIVERS) | {"random"} == set(METHODS)
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_random_masks_copy_densities_start_and_length(imp, tiny, tmp_path, one):
+    like = imp.files.ticket(2) if one else imp.files.root
+    control = run(tiny, tmp_path / "run", like=like, method="random")
+    winners = {t.meta["level"]: t for t in tickets(imp)}
+    found = tickets(control)
+    assert [t.meta["level"] for t in found] == ([2] if one else [1, 2])
+    dense = winners[0].rewind
+    for ticket in found:
+        winner = winners[ticket.meta["level"]]
+        assert ticket.meta["epochs"] == winner.meta["epochs"]
+        for name, m in ticket.mask.items():
+            assert int(m.sum()) == int(winner.mask[name].sum())
+            assert not torch.equal(m, winner.mask[name])
+            assert torch.equal(ticket.rewind[name], dense[name] * m)
+
+
+def test_random_needs_a_run_to_copy(imp, tiny, tmp_path):
+    with pytest.raises(ValueError, match="like"):
+        run(tiny, tmp_path / "a", method="random")
+    with pytest.raises(ValueError, match="like"):
+        run(tiny, tmp_path / "b", like=imp.files.root, method="imp")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no finished ticket"):
+        run(tiny, tmp_path / "c", like=tmp_path / "empty", method="random")
+    with pytest.raises(ValueError, match="another network"):
+        run(tiny, tmp_path / "d", like=imp.files.root, method="random", neuron="if")
+
+
+def test_snip_prunes_at_initialisation(tiny, tmp_path):
+    search = run(tiny, tmp_path / "run", method="snip", end_iter=2)
+    (ticket,) = tickets(search)
+    assert ticket.mask.sparsity == pytest.approx(SPARSITIES[6], abs=0.1)
+    initial = search.new_model().state_dict()
+    assert torch.equal(ticket.rewind["classifier.bias"], initial["classifier.bias"])
+    images = tiny.train
+    x, y = next(iter(images.batches(50, generator=search.generator("snip"))))
+    assert ticket.mask.equal(ss.snip_mask(search.new_model(), x, y, SPARSITIES[6]))
+
+
+def test_transfer_trains_the_spiking_network_under_masks_of_the_conventional_one(tiny, tmp_path):
+    search = run(tiny, tmp_path / "run", method="transfer", prune_iterations=2)
+    relu = RunFiles(tmp_path / "run" / "relu")
+    assert relu.load_ticket(1).config["neuron"] == "relu"
+    assert relu.load_ticket(1).config["timesteps"] == 1
+    spiking = search.files.load_ticket(1)
+    assert spiking.config["neuron"] == "lif"
+    assert spiking.config["timesteps"] == 4
+    assert spiking.mask.equal(relu.load_ticket(1).mask)
+    run_search(search)  # finished: nothing happens
+    assert len(search.files.levels()) == 2

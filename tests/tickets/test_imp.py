@@ -1,0 +1,149 @@
+"""Iterative magnitude pruning by what it does: nested masks, rewound survivors, zeros that stay zero."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import snn_sparse as ss
+
+sys.path.insert(0, str(Path(__file__).parent))
+from searching import Recorder, make, run, tickets
+
+from snn_sparse.tickets.search import snapshot
+
+
+@pytest.fixture(scope="module")
+def imp(tiny, tmp_path_factory):
+    torch.manual_seed(0)
+    return run(tiny, tmp_path_factory.mktemp("imp") / "run", method="imp")
+
+
+def test_masks_are_nested_and_follow_the_schedule(imp):
+    masks = [t.mask for t in tickets(imp)]
+    assert [round(m.sparsity) for m in masks] == [0, 50, 75]
+    for earlier, later in itertools.pairwise(masks):
+        assert all(torch.equal(later[n] & earlier[n], later[n]) for n in later)
+
+
+def test_each_mask_is_pruned_from_the_level_before(imp):
+    levels = tickets(imp)
+    for earlier, later in itertools.pairwise(levels):
+        assert later.mask.equal(ss.prune_magnitude(earlier.build(), earlier.mask, 50.0))
+
+
+def test_survivors_start_from_their_values_after_the_rewinding_epoch(imp, tiny, tmp_path):
+    """Training level 0 anew for just one epoch of the same schedule gives the weights that all levels rewind to."""
+    search = make(tiny, tmp_path / "again", method="imp")
+    model, kept = search.new_model(), {}
+    search.train(model, ss.Mask.dense(model), 0, 3, after_epoch=lambda n: kept.setdefault(n, snapshot(model)))
+    for ticket in tickets(imp):
+        for name, value in ticket.rewind.items():
+            expected = kept[1][name] * ticket.mask[name] if name in ticket.mask else kept[1][name]
+            assert torch.equal(value, expected), name
+
+
+def test_pruned_weights_are_exactly_zero_after_training(imp):
+    for ticket in tickets(imp):
+        for name, alive in ticket.mask.items():
+            assert torch.count_nonzero(ticket.trained[name][~alive]) == 0
+            assert torch.count_nonzero(ticket.trained[name] != ticket.rewind[name]) > 0
+
+
+def test_epochs_metrics_and_time_left(imp):
+    metrics = imp.files.metrics()
+    assert [(m["level"], m["epoch"]) for m in metrics] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (2, 1), (2, 2)]
+    assert [m["accuracy"] is not None for m in metrics] == [False, True, True, False, True, False, True]
+    assert [t.meta["epochs"] for t in tickets(imp)] == [3, 2, 2]
+    assert imp.progress.left[-1] == 0
+    assert imp.progress.left[0] > 0
+    for ticket in tickets(imp):
+        last = [m for m in metrics if m["level"] == ticket.meta["level"]][-1]
+        assert last["accuracy"] == ticket.meta["accuracy"]
+
+
+def test_learning_rate_is_fresh_at_every_level_and_falls_to_zero_by_cosine(imp):
+    rates = {}
+    for m in imp.files.metrics():
+        rates.setdefault(m["level"], []).append(m["learning_rate"])
+    assert rates[0] == pytest.approx([0.1, 0.075, 0.025])
+    assert rates[1] == rates[2] == pytest.approx([0.1, 0.05])
+
+
+def test_same_seed_same_masks_and_weights(imp, tiny, tmp_path):
+    torch.rand(7)  # the global random state must not matter
+    again = run(tiny, tmp_path / "again", method="imp")
+    for a, b in zip(tickets(imp), tickets(again), strict=True):
+        assert a.mask.equal(b.mask)
+        assert all(torch.equal(a.trained[n], b.trained[n]) for n in a.trained)
+    other = run(tiny, tmp_path / "other", method="imp", round=2)
+    assert not tickets(other)[1].mask.equal(tickets(imp)[1].mask)
+
+
+def test_rewinding_to_the_initial_weights(tiny, tmp_path):
+    search = run(tiny, tmp_path / "run", method="imp", rewinding_epoch=0, prune_iterations=2, end_iter=1)
+    initial = search.new_model().state_dict()
+    dense, ticket = tickets(search)
+    assert all(torch.equal(v, initial[n]) for n, v in dense.rewind.items())
+    assert ticket.meta["epochs"] == 1
+
+
+def test_local_scope_prunes_every_layer_alike(tiny, tmp_path):
+    search = run(tiny, tmp_path / "run", method="imp", pruning_scope="local", prune_iterations=2, end_iter=2)
+    mask = tickets(search)[1].mask
+    assert all(m.float().mean() == pytest.approx(0.5, abs=0.01) for m in mask.values())
+
+
+def test_early_time_searches_at_few_timesteps_and_ends_at_all(tiny, tmp_path):
+    search = run(tiny, tmp_path / "run", method="imp+et", end_iter=4, timestep=5, early_time_threshold=1.1)
+    early = search.memory["timesteps_early"]
+    assert early == 2  # every divergence is below 1.1
+    assert [t for _, _, t in search.progress.epochs] == [5, 5, 2, 2, 2, 2, 2, 5, 5, 5]
+    assert [t.config["timesteps"] for t in tickets(search)] == [2, 2, 5]
+    assert any("Early-Time" in note for note in search.progress.notes)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter(Recorder):
+    """Stops a search in the middle, after a number of epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.remaining = epochs
+
+    def epoch(self, report, seconds_left):
+        super().epoch(report, seconds_left)
+        self.remaining -= 1
+        if self.remaining == 0:
+            raise Killed  # before the checkpoint of this epoch is written
+
+
+@pytest.mark.parametrize("method", ["imp", "imp+et", "eb", "eb+et", "transfer"])
+@pytest.mark.parametrize("after", [1, 3, 5, 7])
+def test_a_killed_search_goes_on_and_ends_with_the_same_masks(tiny, tmp_path, method, after):
+    changes = {"method": method, "end_iter": 4, "prune_iterations": 2}
+    whole = run(tiny, tmp_path / "whole", **changes)
+    if after >= len(whole.progress.epochs):
+        pytest.skip("shorter than that")
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "killed", progress=KillAfter(after), **changes)
+    resumed = run(tiny, tmp_path / "killed", **changes)
+    assert len(resumed.progress.epochs) < len(whole.progress.epochs) or after == 1
+    for a, b in zip(tickets(whole), tickets(resumed), strict=True):
+        assert a.mask.equal(b.mask)
+        assert all(torch.equal(a.trained[n], b.trained[n]) for n in a.trained)
+
+    def drop_time(lines):
+        return [{k: v for k, v in m.items() if k != "seconds"} for m in lines]
+
+    assert drop_time(whole.files.metrics()) == drop_time(resumed.files.metrics())
+
+
+def test_a_finished_search_does_nothing_more(imp, tiny):
+    again = run(tiny, imp.files.root, method="imp")
+    assert again.progress.epochs == []
