@@ -1,0 +1,56 @@
+"""``python -m benchmarks [CASE]``: run one case, or all of them, and write their rows."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+import torch
+
+from benchmarks import neuron, search, train_step
+from benchmarks.publish import publish
+from benchmarks.rows import Row, write
+
+CASES: dict[str, ModuleType] = {"neuron": neuron, "train-step": train_step, "search": search}
+
+
+def table(rows: list[Row]) -> str:
+    """Rows for the terminal: the ratio on every machine, the time on a GPU only."""
+    lines = []
+    for case in dict.fromkeys(r.case for r in rows):
+        lines.append(case)
+        for r in rows:
+            if r.case == case and r.metric not in ("seconds", "peak MB"):
+                lines.append(f"  {r.provider:26} {r.median:7.2f} {r.metric} (p20 {r.p20:.2f}, p80 {r.p80:.2f})")
+            elif r.case == case and "threads" not in r.device:
+                lines.append(f"  {r.provider:26} {1e3 * r.median:9.3f} ms")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m benchmarks``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="case", metavar="CASE")
+    parsers = {}
+    for name, module in CASES.items():
+        parsers[name] = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        parsers[name].add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+        parsers[name].add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
+        module.add_flags(parsers[name])
+    commands.add_parser("publish", help="make the README's tables and the plots from the rows")
+    args = parser.parse_args(argv)
+    if args.case == "publish":
+        publish()
+        return 0
+    for name in [args.case] if args.case else list(CASES):
+        chosen = args if args.case else parsers[name].parse_args([])
+        if chosen.device.startswith("cuda") and not torch.cuda.is_available():
+            parser.exit(2, "benchmarks: error: --device cuda, but torch sees no GPU\n")
+        rows = CASES[name].run(chosen)
+        path = write(rows, name)
+        print(f"{table(rows)}\nrows: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
