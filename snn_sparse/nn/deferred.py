@@ -119,7 +119,6 @@ class Stored(Deferred):
         sizes: (T, N, C, H, W).
         layout: of ``data``.
         repeat: see :class:`Deferred`.
-        ask: told which layout a consumer would have liked, so that the next time none is converted.
     """
 
     def __init__(
@@ -128,9 +127,8 @@ class Stored(Deferred):
         sizes: Sizes,
         layout: Layout,
         repeat: int | None = None,
-        ask: Callable[[Layout], None] | None = None,
     ) -> None:
-        self.data, self.sizes, self.layout, self.repeat, self.ask = data, sizes, layout, repeat, ask
+        self.data, self.sizes, self.layout, self.repeat = data, sizes, layout, repeat
         self._converted: dict[Layout, torch.Tensor] = {layout: data}
 
     @property
@@ -146,8 +144,6 @@ class Stored(Deferred):
     def data_in(self, layout: Layout) -> torch.Tensor:
         """The elements in another layout."""
         if layout not in self._converted:
-            if self.ask is not None:
-                self.ask(layout)
             self._converted[layout] = convert(self.data, self.sizes, self.layout, layout)
         return self._converted[layout]
 
@@ -203,23 +199,25 @@ class Sum(Deferred):
 class Spikes(Deferred):
     """A neuron layer that has not run; it runs when somebody asks, pooled for a max-pool, as it is for everybody else.
 
+    It writes the layout that the first who asks wishes for, so that nothing is converted between two layers.
+
     Args:
-        run: (whether to pool) -> the spikes, stored.
+        run: (whether to pool, layout or None for any) -> the spikes, stored.
         sizes: (T, N, C, H, W) without pooling.
     """
 
-    def __init__(self, run: Callable[[bool], Stored], sizes: Sizes) -> None:
+    def __init__(self, run: Callable[[bool, Layout | None], Stored], sizes: Sizes) -> None:
         self._run, self.sizes = run, sizes
         self._results: dict[bool, Stored] = {}
 
-    def stored(self, pool: bool = False) -> Stored:
+    def stored(self, wish: Layout | None = None, pool: bool = False) -> Stored:
         """The spikes, or their 2x2 max-pool."""
         if pool not in self._results:
-            self._results[pool] = self._run(pool)
+            self._results[pool] = self._run(pool, wish)
         return self._results[pool]
 
     def _compute(self) -> torch.Tensor:
-        return self.stored().sequence()
+        return self.stored(NCHW).sequence()
 
 
 class Pooled(Deferred):
@@ -230,20 +228,25 @@ class Pooled(Deferred):
         t, n, c, h, w = spikes.sizes
         self.sizes = (t, n, c, h // 2, w // 2)
 
-    def stored(self) -> Stored:
+    def stored(self, wish: Layout | None = None) -> Stored:
         """The pooled spikes."""
-        return self.spikes.stored(pool=True)
+        return self.spikes.stored(wish, pool=True)
 
     def _compute(self) -> torch.Tensor:
-        return self.stored().sequence()
+        return self.stored(NCHW).sequence()
 
 
-def stored(x: Any) -> Stored:
-    """``x``, a tensor of four or five dimensions or deferred, as a stored value; runs what has to run for it."""
+def stored(x: Any, wish: Layout | None = None) -> Stored:
+    """``x``, a tensor of four or five dimensions or deferred, as a stored value; runs what has to run for it.
+
+    Args:
+        x: what to run.
+        wish: the layout that the caller will read, for values that are still to be written.
+    """
     if isinstance(x, Stored):
         return x
     if isinstance(x, (Spikes, Pooled)):
-        return x.stored()
+        return x.stored(wish)
     if isinstance(x, Deferred):
         repeat = x.repeat
         value = x._compute()

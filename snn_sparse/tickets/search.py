@@ -96,9 +96,6 @@ class Search:
             return model
         fused = fuse(model)
         assert isinstance(fused, SpikingNetwork)
-        for module in fused.modules():  # a resumed search must repeat every rounding
-            if hasattr(module, "adapt"):
-                module.adapt = False
         return fused
 
     def generator(self, *keys: Any) -> torch.Generator:

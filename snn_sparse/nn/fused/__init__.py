@@ -1,7 +1,7 @@
 """Layers that run whole stages (batch norm, neuron, pooling) as one operator and convolve at live weights only."""
 
 from snn_sparse.nn.fused.layers import FusedBatchNorm2d, FusedConv2d, FusedLinear, FusedMaxPool2d
-from snn_sparse.nn.fused.neuron import FusedIF, FusedLIF, FusedParametricLIF
+from snn_sparse.nn.fused.neuron import FusedIF, FusedLIF, FusedNeuron, FusedParametricLIF
 from snn_sparse.nn.fused.plan import Plan
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "FusedLIF",
     "FusedLinear",
     "FusedMaxPool2d",
+    "FusedNeuron",
     "FusedParametricLIF",
     "Plan",
 ]

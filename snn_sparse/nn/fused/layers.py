@@ -63,17 +63,17 @@ class FusedConv2d(_Planned, Conv2d):
         given = x if isinstance(x, Deferred) else stored(x) if _is_maps(x) else None
         if given is None or not self._supported() or not usable(*_tensors(given), self.weight, self.bias):
             return super().forward(plain(x))
-        source = stored(given)
         stride, padding = self.stride[0], int(self.padding[0])
-        shape = ConvShape(source.sizes, tuple(self.weight.shape), stride, padding, source.dtype)  # type: ignore[arg-type]
+        shape = ConvShape(given.sizes, tuple(self.weight.shape), stride, padding, self.weight.dtype)  # type: ignore[arg-type]
         plan = self.planner.plan(shape)
-        t, n, _, h, w = source.sizes
+        t, n, _, h, w = given.sizes
         height, width = ((d + 2 * padding - k) // stride + 1 for d, k in zip((h, w), self.kernel_size, strict=True))
         after = (t, n, self.out_channels, height, width)
         if plan.blocking is None:
-            data = source.data_in(plan.layout)
-            y = F.conv2d(data.flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
+            source = stored(given, plan.layout)
+            y = F.conv2d(source.data_in(plan.layout).flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
             return Stored(ordered(y.unflatten(0, (t, n)), plan.layout), after, plan.layout, source.repeat)
+        source = stored(given, _lanes(plan))
         structure: Structure = self.planner.structure(plan, stride, padding)
         y = sparse_conv2d(source.data_in(_lanes(plan)), self.weight, self.bias, (h, w), structure)
         return Stored(y, after, _lanes(plan), source.repeat)

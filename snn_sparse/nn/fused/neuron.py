@@ -7,15 +7,12 @@ import torch
 from snn_sparse.nn.deferred import Deferred, Normed, Spikes, Stored, Sum, plain, stored
 from snn_sparse.nn.neuron import IF, LIF, Neuron, ParametricLIF
 from snn_sparse.ops.fused_neuron import Branch, NeuronSpec, fused_neuron
-from snn_sparse.ops.layout import Layout
+from snn_sparse.ops.layout import NCHW, Layout
 from snn_sparse.ops.library import usable
 
 
-class _FusedNeuron(Neuron):
+class FusedNeuron(Neuron):
     """Mixed into a neuron: its input may be deferred, and its spikes are."""
-
-    adapt = True  # False: results do not depend, by roundings, on what ran before
-    wanted: Layout | None = None  # the layout that the spikes' consumer asked for last time
 
     def spec(self) -> NeuronSpec:
         """What the operator must know of this neuron."""
@@ -25,28 +22,24 @@ class _FusedNeuron(Neuron):
         """``w`` of a parametric neuron."""
         return None
 
-    def ask(self, layout: Layout) -> None:
-        """Called by whoever would have liked the spikes in another layout."""
-        if self.adapt:
-            self.wanted = layout
-
     def forward(self, x: Any, v: torch.Tensor | None = None) -> Any:
         """Spikes, deferred for maps; an ordinary tensor where the operator cannot be used or ``v`` is given."""
         if v is not None or not (isinstance(x, Deferred) or (isinstance(x, torch.Tensor) and usable(x))):
             return super().forward(plain(x), v)
         if x.dim() == 5:
             deferred = x if isinstance(x, Deferred) else stored(x)
-            return Spikes(lambda pool: self._run(deferred, pool), (deferred.timesteps, *deferred.sizes[1:]))
+            sizes = (deferred.timesteps, *deferred.sizes[1:])
+            return Spikes(lambda pool, wish: self._run(deferred, pool, wish), sizes)
         x = plain(x)
         if x.dim() < 2 or x.shape[0] == 0:
             return super().forward(x)
         maps = x.reshape(*x.shape[:2], -1, 1, 1)
-        return self._run(stored(maps), pool=False).sequence().view(x.shape)
+        return self._run(stored(maps), pool=False, wish=NCHW).sequence().view(x.shape)
 
-    def _run(self, x: Deferred, pool: bool) -> Stored:
+    def _run(self, x: Deferred, pool: bool, wish: Layout | None) -> Stored:
         (main, norm), residual = _branches(x)
         t, n, c, h, w = sizes = (x.timesteps, *x.sizes[1:])
-        layout = self.wanted or main.layout
+        layout = wish or main.layout
         steps = main.sizes[0]
         data, _ = fused_neuron(
             Branch(main.data, main.layout, norm.norm.record(steps, norm.first_use()) if norm is not None else None),
@@ -58,7 +51,7 @@ class _FusedNeuron(Neuron):
             pool=pool,
             out=layout,
         )
-        return Stored(data, (t, n, c, h // 2, w // 2) if pool else sizes, layout, ask=self.ask)
+        return Stored(data, (t, n, c, h // 2, w // 2) if pool else sizes, layout)
 
 
 _Side = tuple[Stored, Normed | None]
@@ -83,29 +76,29 @@ def _residual(side: _Side | None, timesteps: int) -> Branch | None:
     return Branch(value.data, value.layout, norm.norm.record(timesteps, norm.first_use()) if norm is not None else None)
 
 
-class FusedLIF(_FusedNeuron, LIF):
+class FusedLIF(FusedNeuron, LIF):
     """:class:`snn_sparse.nn.LIF` on the fused operator."""
 
     def spec(self) -> NeuronSpec:
-        """As :meth:`_FusedNeuron.spec`."""
+        """As :meth:`FusedNeuron.spec`."""
         return NeuronSpec("lif", self.tau, self.decay_input, self.firing)
 
 
-class FusedIF(_FusedNeuron, IF):
+class FusedIF(FusedNeuron, IF):
     """:class:`snn_sparse.nn.IF` on the fused operator."""
 
     def spec(self) -> NeuronSpec:
-        """As :meth:`_FusedNeuron.spec`."""
+        """As :meth:`FusedNeuron.spec`."""
         return NeuronSpec("if", 1.0, True, self.firing)
 
 
-class FusedParametricLIF(_FusedNeuron, ParametricLIF):
+class FusedParametricLIF(FusedNeuron, ParametricLIF):
     """:class:`snn_sparse.nn.ParametricLIF` on the fused operator."""
 
     def spec(self) -> NeuronSpec:
-        """As :meth:`_FusedNeuron.spec`."""
+        """As :meth:`FusedNeuron.spec`."""
         return NeuronSpec("plif", 1.0, self.decay_input, self.firing)
 
     def rate_parameter(self) -> torch.Tensor | None:
-        """As :meth:`_FusedNeuron.rate_parameter`."""
+        """As :meth:`FusedNeuron.rate_parameter`."""
         return self.w
