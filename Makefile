@@ -18,7 +18,9 @@ $(READY): pyproject.toml setup.py scripts/find_python.sh
 	test -x $(PY) || $$python -m venv $(VENV)
 	@$(PY) -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
 	@echo "setup: installing snn_sparse and its tools"
-	@$(PY) -m pip install --quiet --no-build-isolation -e ".[dev]"
+	@SNN_SPARSE_BUILD=0 $(PY) -m pip install --quiet --no-build-isolation -e ".[dev]"
+	@echo "setup: compiling the C++ operators (two minutes)"  # only now: they need the torch just installed
+	@$(PY) setup.py --quiet build_ext --inplace
 	@touch $@
 	@echo "setup: done"
 

@@ -36,15 +36,6 @@ class BuildOperators(build_ext):
                 raise
             print(f"snn_sparse: installed without its C++ operators: {error}", file=sys.stderr)
 
-    def get_ext_fullpath(self, ext_name: str) -> str:
-        """Editable installs have the library beside the sources."""
-        if self.inplace or getattr(self, "editable_mode", False):
-            return str(HERE / self.get_ext_filename(ext_name))
-        return super().get_ext_fullpath(ext_name)
-
-    def copy_extensions_to_source(self) -> None:
-        """Nothing to copy: editable installs link in place."""
-
 
 setup(
     ext_modules=[] if WISH == "0" else [Extension("snn_sparse._C", sources=[], optional=WISH == "auto")],

@@ -1,12 +1,15 @@
 """Loading the compiled operators: what a missing or damaged library leaves, each in a process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+
+from snn_sparse.ops.library import cpu_library
 
 # fuse() must give a network that computes the plain results, forward and backward.
 SCRIPT = """
@@ -43,6 +46,12 @@ def warning_with(library: str) -> str:
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler")
+def test_the_operators_are_there_where_a_compiler_is():
+    """The other tests of the operators skip themselves without them: a build that failed must not go unnoticed."""
+    assert cpu_library()
 
 
 def test_a_missing_library_warns_once(tmp_path):
