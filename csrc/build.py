@@ -34,7 +34,13 @@ PLAIN = [
     "neuron/neuron_dispatch.cpp",
 ]
 # The stable ABI as of torch 2.11: one binary serves that and later versions.
-BINDINGS = ["conv/conv_ops.cpp", "conv/conv_structure_ops.cpp", "conv/convert_ops.cpp", "neuron/neuron_ops.cpp"]
+BINDINGS = [
+    "conv/conv_ops.cpp",
+    "conv/conv_structure_ops.cpp",
+    "conv/convert_ops.cpp",
+    "live/live_ops.cpp",
+    "neuron/neuron_ops.cpp",
+]
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
 

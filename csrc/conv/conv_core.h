@@ -13,7 +13,6 @@ struct ConvStructure {
   const int32_t* channels = nullptr;
   const int32_t* pointers = nullptr;
   const int32_t* taps = nullptr;
-  const int32_t* ranks = nullptr;  // row-major rank of each live weight
   int64_t live = 0, filters = 0, channel_count = 0, blocks = 1, tap_count = 1;
 
   // Blocks have nearly equal numbers of channels: block b is [block_begin(b), block_begin(b + 1)).
@@ -47,11 +46,10 @@ struct ConvTask {
   }
 };
 
-// Where the weight gradient goes: either dense (strides) or by row-major rank.
+// Where the weight gradient goes; only live entries are written.
 template <class T>
 struct WeightGradientOutput {
-  T* dense;              // or null
-  T* values;             // or null
+  T* dense;
   WeightStrides strides;
   T* bias;               // gradient of the bias, or null
 };

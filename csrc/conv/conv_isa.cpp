@@ -133,12 +133,7 @@ void write_gradients(const ConvStructure& s, const WeightGradientOutput<T>& out,
   for (int64_t tap = 0; tap < s.tap_count; ++tap) {
     const int64_t dense = filter * out.strides.filter + s.taps[tap];
     for (int64_t k = pointers[tap]; k < pointers[tap + 1]; ++k) {
-      const T sum = add_lanes(partial + (k - base) * lanes, lanes);
-      if (out.dense) {
-        out.dense[dense + s.channels[k] * out.strides.channel] = sum;
-      } else {
-        out.values[s.ranks[k]] = sum;
-      }
+      out.dense[dense + s.channels[k] * out.strides.channel] = add_lanes(partial + (k - base) * lanes, lanes);
     }
   }
 }

@@ -12,7 +12,7 @@ constexpr int64_t kSerialWork = 64 * 1024;  // vector multiply-adds below which 
 
 // Checks all of a structure but the entries, which gather_weights checks where it reads them.
 ConvStructure read_structure(const std::vector<Tensor>& tensors, int64_t filters, int64_t channel_count, int64_t taps) {
-  STD_TORCH_CHECK(tensors.size() == 4, "a structure has four tensors: channels, pointers, taps, ranks");
+  STD_TORCH_CHECK(tensors.size() == 3, "a structure has three tensors: channels, pointers, taps");
   for (const Tensor& t : tensors) {
     check_cpu(t, "structure");
     STD_TORCH_CHECK(t.scalar_type() == ScalarType::Int, "a structure's tensors must be int32");
@@ -20,13 +20,13 @@ ConvStructure read_structure(const std::vector<Tensor>& tensors, int64_t filters
   }
   ConvStructure s;
   s.live = tensors[0].numel(), s.filters = filters, s.channel_count = channel_count, s.tap_count = taps;
-  STD_TORCH_CHECK(tensors[2].numel() == taps && tensors[3].numel() == s.live, "the structure does not fit the kernel");
+  STD_TORCH_CHECK(tensors[2].numel() == taps, "the structure does not fit the kernel");
   const int64_t rows = tensors[1].numel() - 1;
   STD_TORCH_CHECK(rows > 0 && rows % (filters * taps) == 0 && rows / (filters * taps) <= channel_count,
                   "the structure does not fit the number of filters");
   s.blocks = rows / (filters * taps);
   s.channels = data<int32_t>(tensors[0]), s.pointers = data<int32_t>(tensors[1]);
-  s.taps = data<int32_t>(tensors[2]), s.ranks = data<int32_t>(tensors[3]);
+  s.taps = data<int32_t>(tensors[2]);
   uint64_t seen = 0;
   for (int64_t i = 0; i < taps; ++i) {
     STD_TORCH_CHECK(s.taps[i] >= 0 && s.taps[i] < taps, "the structure's taps are not a permutation");
@@ -204,11 +204,6 @@ Tensor sparse_conv2d_grad_input(const Tensor& grad, const Tensor& weight, const 
 
 // ---- gradient of the weight -----------------------------------------------------------------------------------------
 
-void check_ranks(const ConvStructure& s) {
-  for (int64_t k = 0; k < s.live; ++k)
-    STD_TORCH_CHECK(s.ranks[k] >= 0 && s.ranks[k] < s.live, "the structure's ranks are out of range");
-}
-
 template <class T>
 void run_weight_gradient(PreparedConv<T>& p, const ConvStructure& s, const T* x, const T* grad,
                          const WeightGradientOutput<T>& out) {
@@ -225,42 +220,37 @@ void run_weight_gradient(PreparedConv<T>& p, const ConvStructure& s, const T* x,
                  });
 }
 
-// sparse_conv2d_grad_weight(Tensor x, Tensor grad, Tensor[] structure, int kernel_h, int kernel_w, int stride, int padding,
-//                           int halo_in, int halo_grad, bool dense, bool with_bias, int tile=0, int band=0, bool pack=False)
-//                           -> (Tensor, Tensor)
+// sparse_conv2d_grad_weight(Tensor x, Tensor grad, Tensor[] structure, Tensor(a!) out, int stride, int padding,
+//                           int halo_in, int halo_grad, bool with_bias, int tile=0, int band=0, bool pack=False) -> Tensor
 //   x, grad    lanes of the input and of the output's gradient; grad must be zero in padding lanes and vectors
 //   structure  of the mask, transposed = false
-//   dense      true: gradient [Cout, Cin, kh, kw], exact zeros at pruned weights; false: [live], row-major live order
-//   returns    the gradient of the weight, and of the bias [Cout] ([0] without with_bias)
-std::tuple<Tensor, Tensor> sparse_conv2d_grad_weight(const Tensor& x, const Tensor& grad,
-                                                     const std::vector<Tensor>& structure, int64_t kernel_h,
-                                                     int64_t kernel_w, int64_t stride, int64_t padding, int64_t halo_in,
-                                                     int64_t halo_grad, bool dense, bool with_bias, int64_t tile,
-                                                     int64_t band, bool pack) {
+//   out        [Cout, Cin, kh, kw]: the gradient is written at live weights, pruned ones stay as they are
+//   returns    the gradient of the bias [Cout] ([0] without with_bias)
+Tensor sparse_conv2d_grad_weight(const Tensor& x, const Tensor& grad, const std::vector<Tensor>& structure,
+                                 const Tensor& out, int64_t stride, int64_t padding, int64_t halo_in, int64_t halo_grad,
+                                 bool with_bias, int64_t tile, int64_t band, bool pack) {
   check_floating(x, "x");
   check_like(grad, x, "grad");
-  check_window(kernel_h, kernel_w, stride, padding, halo_grad);
+  check_like(out, x, "out");
+  check_contiguous(out, 4, "out");
   ConvGeometry g;
-  g.kernel_h = kernel_h, g.kernel_w = kernel_w, g.stride = stride, g.padding = padding;
+  g.kernel_h = out.size(2), g.kernel_w = out.size(3), g.stride = stride, g.padding = padding;
+  check_window(g.kernel_h, g.kernel_w, stride, padding, halo_grad);
   g.source = lanes_shape(x, halo_in, "x");
   g.destination = lanes_shape(grad, halo_grad, "grad");
   check_geometry(g);
+  STD_TORCH_CHECK(out.size(0) == g.destination.C && out.size(1) == g.source.C, "out must be [Cout, Cin, kh, kw]");
   const ConvStructure s = read_structure(structure, g.destination.C, g.source.C, g.taps());
-  if (!dense) check_ranks(s);
-  const int64_t filters = s.filters, channels = s.channel_count;
-  Tensor weight_grad = dense ? torch::stable::new_zeros(x, {filters, channels, kernel_h, kernel_w})
-                             : torch::stable::new_empty(x, {s.live});
-  Tensor bias_grad = torch::stable::new_empty(x, {with_bias ? filters : 0});
+  Tensor bias_grad = torch::stable::new_empty(x, {with_bias ? s.filters : 0});
   dispatch_floating(x, [&](auto zero) {
     using T = decltype(zero);
     PreparedConv<T> p;
-    const WeightStrides strides{channels * g.taps(), g.taps()};
+    const WeightStrides strides{s.channel_count * g.taps(), g.taps()};
     prepare<T>(p, s, g, x, nullptr, strides, {tile, band, pack});
     run_weight_gradient<T>(p, s, data<T>(x), data<T>(grad),
-                           {dense ? data<T>(weight_grad) : nullptr, dense ? nullptr : data<T>(weight_grad), strides,
-                            with_bias ? data<T>(bias_grad) : nullptr});
+                           {data<T>(out), strides, with_bias ? data<T>(bias_grad) : nullptr});
   });
-  return {weight_grad, bias_grad};
+  return bias_grad;
 }
 
 }  // namespace
@@ -274,9 +264,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(snn_sparse, m) {
       "sparse_conv2d_grad_input(Tensor grad, Tensor weight, Tensor[] structure, int height, int width, int stride, "
       "int padding, int halo_grad, int halo_in, int tile=0, int band=0, bool pack=False) -> Tensor");
   m.def(
-      "sparse_conv2d_grad_weight(Tensor x, Tensor grad, Tensor[] structure, int kernel_h, int kernel_w, int stride, "
-      "int padding, int halo_in, int halo_grad, bool dense, bool with_bias, int tile=0, int band=0, bool pack=False) "
-      "-> (Tensor, Tensor)");
+      "sparse_conv2d_grad_weight(Tensor x, Tensor grad, Tensor[] structure, Tensor(a!) out, int stride, int padding, "
+      "int halo_in, int halo_grad, bool with_bias, int tile=0, int band=0, bool pack=False) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(snn_sparse, CPU, m) {

@@ -10,14 +10,8 @@ int64_t count_live(const bool* mask, int64_t elements) {
   return live;
 }
 
-void build_structure(const bool* mask, int64_t elements, const MaskShape& shape, const std::vector<int32_t>& taps,
-                     int32_t* channels, int32_t* pointers, int32_t* ranks) {
-  std::vector<int32_t> rank(static_cast<size_t>(elements));  // row-major rank of every live weight
-  int32_t live = 0;
-  for (int64_t i = 0; i < elements; ++i) {
-    rank[static_cast<size_t>(i)] = live;
-    live += mask[i] ? 1 : 0;
-  }
+void build_structure(const bool* mask, const MaskShape& shape, const std::vector<int32_t>& taps, int32_t* channels,
+                     int32_t* pointers) {
   int32_t k = 0;
   *pointers++ = 0;
   for (int64_t block = 0; block < shape.blocks; ++block) {
@@ -25,10 +19,8 @@ void build_structure(const bool* mask, int64_t elements, const MaskShape& shape,
     for (int64_t filter = 0; filter < shape.filters; ++filter) {
       for (int32_t tap : taps) {
         for (int64_t channel = begin; channel < end; ++channel) {
-          const int64_t index = filter * shape.filter_stride + channel * shape.channel_stride + tap;
-          if (!mask[index]) continue;
-          channels[k] = static_cast<int32_t>(channel);
-          ranks[k++] = rank[static_cast<size_t>(index)];
+          if (mask[filter * shape.filter_stride + channel * shape.channel_stride + tap])
+            channels[k++] = static_cast<int32_t>(channel);
         }
         *pointers++ = k;
       }

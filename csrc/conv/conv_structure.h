@@ -14,8 +14,8 @@ struct MaskShape {
 
 int64_t count_live(const bool* mask, int64_t elements);
 
-// Fills channels [live], pointers [blocks * filters * taps + 1] and ranks [live]; taps: position -> ky * kernel_w + kx.
-void build_structure(const bool* mask, int64_t elements, const MaskShape& shape, const std::vector<int32_t>& taps,
-                     int32_t* channels, int32_t* pointers, int32_t* ranks);
+// Fills channels [live] and pointers [blocks * filters * taps + 1]; taps: position -> ky * kernel_w + kx.
+void build_structure(const bool* mask, const MaskShape& shape, const std::vector<int32_t>& taps, int32_t* channels,
+                     int32_t* pointers);
 
 }  // namespace snn_sparse

@@ -12,8 +12,7 @@ namespace {
 //   channel_block   source channels a block (8..64), 0 for one block of all
 //   transposed      false for forward and weight gradient, true for the input gradient
 //   rows_outermost  order of the taps of a block: false for inputs without halo, true for halo >= padding
-//   returns         [channels int32 [live], pointers int32 [blocks * filters * kh * kw + 1], taps int32 [kh * kw],
-//                    ranks int32 [live]], ranks being the places in the row-major order of live weights
+//   returns         [channels int32 [live], pointers int32 [blocks * filters * kh * kw + 1], taps int32 [kh * kw]]
 std::vector<Tensor> sparse_conv2d_structure(const Tensor& mask, int64_t stride, int64_t channel_block, bool transposed,
                                             bool rows_outermost) {
   check_cpu(mask, "mask");
@@ -38,10 +37,9 @@ std::vector<Tensor> sparse_conv2d_structure(const Tensor& mask, int64_t stride, 
   Tensor channels = torch::stable::new_empty(mask, {live}, ScalarType::Int);
   Tensor pointers = torch::stable::new_empty(mask, {pointers_size}, ScalarType::Int);
   Tensor taps = torch::stable::new_empty(mask, {shape.taps}, ScalarType::Int);
-  Tensor ranks = torch::stable::new_empty(mask, {live}, ScalarType::Int);
   std::copy(order.begin(), order.end(), data<int32_t>(taps));
-  build_structure(m, elements, shape, order, data<int32_t>(channels), data<int32_t>(pointers), data<int32_t>(ranks));
-  return {channels, pointers, taps, ranks};
+  build_structure(m, shape, order, data<int32_t>(channels), data<int32_t>(pointers));
+  return {channels, pointers, taps};
 }
 
 }  // namespace

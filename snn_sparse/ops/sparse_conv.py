@@ -139,9 +139,9 @@ class _SparseConv2d(torch.autograd.Function):
                 grad, weight, s.transposed, *ctx.size, s.stride, s.padding, 0, 0, 0, 0, s.blocking.pack
             )
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            kernel = weight.shape[2:]
-            grad_weight, grad_bias = torch.ops.snn_sparse.sparse_conv2d_grad_weight(
-                x, grad, s.forward, *kernel, s.stride, s.padding, 0, 0, True, ctx.has_bias, 0, 0, s.blocking.pack
+            grad_weight = torch.zeros_like(weight)
+            grad_bias = torch.ops.snn_sparse.sparse_conv2d_grad_weight(
+                x, grad, s.forward, grad_weight, s.stride, s.padding, 0, 0, ctx.has_bias, 0, 0, s.blocking.pack
             )
         return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None
 

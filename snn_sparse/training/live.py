@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from snn_sparse.ops.live import live_index, scatter_live
+
 DENSE_ENOUGH = 0.5  # above this density gathering costs more than the dense update
 
 
@@ -30,7 +32,7 @@ class _Live:
             for weight, index, values in self._masked:
                 if values.grad is not None:
                     # not through the parameter itself: whoever watches its version need not look at pruned entries
-                    weight.data.view(-1).scatter_(0, index, values.data)
+                    scatter_live(weight.data.view(-1), index, values.data)
                     values.grad = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -71,7 +73,7 @@ def live_optimizer(
         if found is None or int(mask.count_nonzero()) > DENSE_ENOUGH * mask.numel() or not p.is_contiguous():
             optimized.append(p)
             continue
-        index = mask.to(p.device).reshape(-1).nonzero().squeeze(1)
+        index = live_index(mask.to(p.device))
         values = nn.Parameter(p.detach().view(-1)[index])
         masked.append((p, index, values))
         optimized.append(values)

@@ -61,11 +61,10 @@ class Layer:
         assert halo_is_zero(g, self.halo_in)
         return ops.from_lanes(g, *x.shape[:2], self.halo_in)
 
-    def grad_weight(self, x, grad, dense=True, with_bias=True):
+    def grad_weight(self, x, grad, out, with_bias=True):
         lanes = ops.to_lanes(x, self.vectors, self.halo_in), ops.to_lanes(grad, self.vectors, self.halo_out)
-        window = *self.mask.shape[2:], self.stride, self.padding
-        how = self.halo_in, self.halo_out, dense, with_bias, *self.options
-        return ops.sparse_conv2d_grad_weight(*lanes, self.structure, *window, *how)
+        how = self.stride, self.padding, self.halo_in, self.halo_out, with_bias, *self.options
+        return ops.sparse_conv2d_grad_weight(*lanes, self.structure, out, *how)
 
 
 def halo_is_zero(lanes, halo):
@@ -82,13 +81,13 @@ def check(x, mask, dtype, **layer):
     grad = grad.to(dtype)
     assert_close(conv.forward(x, weight, bias), y, dtype)
     assert_close(conv.grad_input(x, weight, grad), gx, dtype)
-    got, got_bias = conv.grad_weight(x, grad)
+    got, again = torch.zeros_like(weight), torch.full_like(weight, torch.nan)
+    assert_close(conv.grad_weight(x, grad, got), gb, dtype)
     assert_close(got, gw, dtype)
-    assert_close(got_bias, gb, dtype)
     assert not got[~mask].any()
-    values, empty = conv.grad_weight(x, grad, dense=False, with_bias=False)
-    assert torch.equal(values, got[mask])
-    assert empty.shape == (0,)
+    assert conv.grad_weight(x, grad, again, with_bias=False).shape == (0,)
+    assert torch.equal(again.isnan(), ~mask)  # pruned entries stay as they were
+    assert torch.equal(again[mask], got[mask])
 
 
 @st.composite
@@ -170,10 +169,9 @@ def test_structure_lists_every_live_weight_once():
     torch.manual_seed(0)
     mask = torch.rand(7, 10, 3, 3) < 0.3
     for transposed in (False, True):
-        channels, pointers, taps, ranks = ops.sparse_conv2d_structure(mask, 2, 4, transposed, False)
+        channels, pointers, taps = ops.sparse_conv2d_structure(mask, 2, 4, transposed, False)
         filters, blocks = (10, 2) if transposed else (7, 3)
         assert pointers.numel() == blocks * filters * 9 + 1
-        assert sorted(ranks.tolist()) == list(range(int(mask.sum())))
         assert sorted(taps.tolist()) == list(range(9))
         found = torch.zeros_like(mask)
         for row in range(pointers.numel() - 1):
@@ -193,7 +191,8 @@ def test_same_result_on_any_number_of_threads():
         for threads in (1, 2, 3, 2):
             torch.set_num_threads(threads)
             layer = Layer(mask, padding=1, block=8)
-            gradients = layer.grad_input(x, weight, grad), *layer.grad_weight(x, grad)
+            out = torch.zeros_like(weight)
+            gradients = layer.grad_input(x, weight, grad), layer.grad_weight(x, grad, out), out
             results.append((layer.forward(x, weight, bias), *gradients))
     finally:
         torch.set_num_threads(before)

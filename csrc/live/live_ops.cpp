@@ -1,0 +1,53 @@
+// Binding: writing the live entries of a dense weight. (Reading them is torch's index_select, which takes int32 too.)
+#include <atomic>
+
+#include "common/ops_common.h"
+
+namespace snn_sparse {
+namespace {
+
+constexpr int64_t kGrain = 16 * 1024;  // entries a thread should have at least
+
+// scatter_live_(Tensor(a!) dense, Tensor index, Tensor values) -> ()
+//   dense   contiguous, float32 or float64
+//   index   int32 [live], places in dense, none twice
+//   values  [live]
+void scatter_live_(const Tensor& dense, const Tensor& index, const Tensor& values) {
+  check_floating(dense, "dense");
+  check_like(values, dense, "values");
+  check_cpu(index, "index");
+  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Int, "index must be int32");
+  STD_TORCH_CHECK(dense.is_contiguous(), "dense must be contiguous");
+  check_contiguous(index, 1, "index");
+  check_contiguous(values, 1, "values");
+  const int64_t live = index.numel(), elements = dense.numel();
+  STD_TORCH_CHECK(values.numel() == live, "values must be as many as index");
+  const int32_t* places = data<int32_t>(index);
+  std::atomic<bool> inside{true};
+  dispatch_floating(dense, [&](auto zero) {
+    using T = decltype(zero);
+    T* out = data<T>(dense);
+    const T* in = data<T>(values);
+    torch::stable::parallel_for(0, live, kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (places[i] < 0 || places[i] >= elements) {
+          inside = false;
+          return;
+        }
+        out[places[i]] = in[i];
+      }
+    });
+  });
+  STD_TORCH_CHECK(inside, "index is out of range");
+}
+
+}  // namespace
+}  // namespace snn_sparse
+
+STABLE_TORCH_LIBRARY_FRAGMENT(snn_sparse, m) {
+  m.def("scatter_live_(Tensor(a!) dense, Tensor index, Tensor values) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(snn_sparse, CPU, m) {
+  m.impl("scatter_live_", TORCH_BOX(&snn_sparse::scatter_live_));
+}

@@ -1,0 +1,23 @@
+"""The live entries of a masked tensor: where they are, and writing them."""
+
+import torch
+
+from snn_sparse.ops.library import usable
+
+
+def live_index(mask: torch.Tensor) -> torch.Tensor:
+    """Places of the true entries of a bool tensor, flattened, in order: ``[live]``, int32 where the operator takes it.
+
+    ``torch.index_select`` reads by it, :func:`scatter_live` writes.
+    """
+    index = mask.reshape(-1).nonzero().squeeze(1)
+    small = mask.device.type == "cpu" and mask.numel() < 2**31
+    return index.to(torch.int32) if small else index
+
+
+def scatter_live(dense: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> None:
+    """``dense[index] = values``, in place; ``dense`` is one-dimensional and contiguous, ``index`` from above."""
+    if index.dtype == torch.int32 and usable(dense, values):
+        torch.ops.snn_sparse.scatter_live_(dense, index, values)
+    else:
+        dense.scatter_(0, index.long(), values)
