@@ -5,6 +5,7 @@ activations add to a process that has only imported everything.
 """
 
 import argparse
+import ctypes
 import gc
 import subprocess
 import sys
@@ -57,6 +58,8 @@ def main() -> None:
     step = make_step(args.provider, *prepare(args, args.arch))
     step()  # looks up the plans
     gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # what timing the plans has left in the heap
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: drawing a mask is not training
     step()
     print(_megabytes("VmHWM") - before)

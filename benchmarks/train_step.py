@@ -79,7 +79,7 @@ def prepare(args: argparse.Namespace, arch: str) -> tuple[nn.Module, torch.Tenso
 
 
 def run(args: argparse.Namespace) -> list[Row]:
-    """Measure the peak memory of every provider in a process of its own (on a CPU), then time them in turn."""
+    """Time all providers in turn, then measure the peak memory of each in a process of its own (on a CPU)."""
     rows: list[Row] = []
     unknown = sorted(set(args.providers) - set(PROVIDERS))
     if unknown:
@@ -88,15 +88,14 @@ def run(args: argparse.Namespace) -> list[Row]:
     for arch in args.arch:
         model, x, y = prepare(args, arch)
         case = f"train-step {arch} 3x32x32 T={args.timestep} batch {args.batch_size}"
-        if args.device == "cpu" and args.only != "time":
+        if args.only != "memory":
+            timings = interleaved({p: make_step(p, model, x, y) for p in chosen}, args.rounds, 1, args.device)
+            rows += make_rows(case, "seconds", timings, args.device)
+            rows += make_rows(case, "times faster", ratios(timings, REFERENCE), args.device)
+        if args.device == "cpu" and args.only != "time":  # after the timing, which leaves its plans on disk
             peaks = measure_peaks(chosen, arch, args.batch_size, args.timestep)
             rows += make_rows(case, "peak MB", peaks, args.device)
             rows += make_rows(case, "of the reference's memory", ratios(peaks, REFERENCE, inverse=True), args.device)
-        if args.only == "memory":
-            continue
-        timings = interleaved({p: make_step(p, model, x, y) for p in chosen}, args.rounds, 1, args.device)
-        rows += make_rows(case, "seconds", timings, args.device)
-        rows += make_rows(case, "times faster", ratios(timings, REFERENCE), args.device)
     return rows
 
 

@@ -1,4 +1,4 @@
-// Binding: writing the live entries of a dense weight. (Reading them is torch's index_select, which takes int32 too.)
+// Binding: reading and writing the live entries of a dense weight.
 #include <atomic>
 
 #include "common/ops_common.h"
@@ -8,11 +8,9 @@ namespace {
 
 constexpr int64_t kGrain = 16 * 1024;  // entries a thread should have at least
 
-// scatter_live_(Tensor(a!) dense, Tensor index, Tensor values) -> ()
-//   dense   contiguous, float32 or float64
-//   index   int32 [live], places in dense, none twice
-//   values  [live]
-void scatter_live_(const Tensor& dense, const Tensor& index, const Tensor& values) {
+// Calls copy(dense entry, values entry) for every live entry, on all threads.
+template <class F>
+void for_live(const Tensor& dense, const Tensor& index, const Tensor& values, F&& copy) {
   check_floating(dense, "dense");
   check_like(values, dense, "values");
   check_cpu(index, "index");
@@ -26,19 +24,34 @@ void scatter_live_(const Tensor& dense, const Tensor& index, const Tensor& value
   std::atomic<bool> inside{true};
   dispatch_floating(dense, [&](auto zero) {
     using T = decltype(zero);
-    T* out = data<T>(dense);
-    const T* in = data<T>(values);
+    T *entries = data<T>(dense), *live_values = data<T>(values);
     torch::stable::parallel_for(0, live, kGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         if (places[i] < 0 || places[i] >= elements) {
           inside = false;
           return;
         }
-        out[places[i]] = in[i];
+        copy(entries[places[i]], live_values[i]);
       }
     });
   });
   STD_TORCH_CHECK(inside, "index is out of range");
+}
+
+// scatter_live_(Tensor(a!) dense, Tensor index, Tensor values) -> ()
+//   dense   contiguous, float32 or float64
+//   index   int32 [live], places in dense, none twice
+//   values  [live]
+void scatter_live_(const Tensor& dense, const Tensor& index, const Tensor& values) {
+  for_live(dense, index, values, [](auto& entry, auto value) { entry = value; });
+}
+
+// gather_live(Tensor dense, Tensor index) -> Tensor; arguments and result as above
+Tensor gather_live(const Tensor& dense, const Tensor& index) {
+  check_floating(dense, "dense");
+  const Tensor values = torch::stable::new_empty(dense, {index.numel()});
+  for_live(dense, index, values, [](auto entry, auto& value) { value = entry; });
+  return values;
 }
 
 }  // namespace
@@ -46,8 +59,10 @@ void scatter_live_(const Tensor& dense, const Tensor& index, const Tensor& value
 
 STABLE_TORCH_LIBRARY_FRAGMENT(snn_sparse, m) {
   m.def("scatter_live_(Tensor(a!) dense, Tensor index, Tensor values) -> ()");
+  m.def("gather_live(Tensor dense, Tensor index) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(snn_sparse, CPU, m) {
   m.impl("scatter_live_", TORCH_BOX(&snn_sparse::scatter_live_));
+  m.impl("gather_live", TORCH_BOX(&snn_sparse::gather_live));
 }

@@ -1,4 +1,4 @@
-"""The live entries of a masked tensor: where they are, and writing them."""
+"""The live entries of a masked tensor: where they are, reading and writing them."""
 
 import torch
 
@@ -6,13 +6,17 @@ from snn_sparse.ops.library import usable
 
 
 def live_index(mask: torch.Tensor) -> torch.Tensor:
-    """Places of the true entries of a bool tensor, flattened, in order: ``[live]``, int32 where the operator takes it.
-
-    ``torch.index_select`` reads by it, :func:`scatter_live` writes.
-    """
+    """Places of the true entries of a bool tensor, flattened, in order: ``[live]``, int32 where the operator takes it."""
     index = mask.reshape(-1).nonzero().squeeze(1)
     small = mask.device.type == "cpu" and mask.numel() < 2**31
     return index.to(torch.int32) if small else index
+
+
+def gather_live(dense: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``dense[index]``, a copy ``[live]``; ``dense`` is one-dimensional and contiguous, ``index`` from above."""
+    if index.dtype == torch.int32 and usable(dense):
+        return torch.ops.snn_sparse.gather_live(dense, index)
+    return dense.index_select(0, index)
 
 
 def scatter_live(dense: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> None:

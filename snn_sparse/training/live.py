@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from snn_sparse.ops.live import live_index, scatter_live
+from snn_sparse.ops.live import gather_live, live_index, scatter_live
 
 DENSE_ENOUGH = 0.5  # above this density gathering costs more than the dense update
 
@@ -26,8 +26,8 @@ class _Live:
             raise ValueError("closure is not supported by optimizers of live weights")
         with torch.no_grad():
             for weight, index, values in self._masked:
-                values.grad = None if weight.grad is None else weight.grad.reshape(-1).index_select(0, index)
-                torch.index_select(weight.detach().view(-1), 0, index, out=values.data)
+                values.grad = None if weight.grad is None else gather_live(weight.grad.reshape(-1), index)
+                values.data = gather_live(weight.detach().view(-1), index)
             super().step()  # type: ignore[misc]
             for weight, index, values in self._masked:
                 if values.grad is not None:

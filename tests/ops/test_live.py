@@ -1,10 +1,10 @@
-"""Writing live entries, against plain indexing."""
+"""Reading and writing live entries, against plain indexing."""
 
 import pytest
 import torch
 
 from snn_sparse.ops.library import cpu_library
-from snn_sparse.ops.live import live_index, scatter_live
+from snn_sparse.ops.live import gather_live, live_index, scatter_live
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
@@ -17,7 +17,7 @@ def test_scatter_against_indexing(dtype, density):
     index = live_index(mask)
     scatter_live(dense.view(-1), index, values)
     assert torch.equal(dense, expected)
-    assert torch.equal(dense.view(-1).index_select(0, index), values)
+    assert torch.equal(gather_live(dense.view(-1), index), values)
 
 
 @pytest.mark.skipif(not cpu_library(), reason="the C++ operators are not built")
@@ -31,7 +31,10 @@ def test_the_operator_refuses():
         ((dense, index, torch.ones(3)), "values must be as many"),
         ((dense.half(), index, values.half()), "dense must be float32"),
         ((torch.zeros(9, 2)[:, 0], index, values), "dense must be contiguous"),
-        ((dense, index.to("meta"), values), ""),
+        ((dense, index.to("meta"), values), "Meta|meta|CPU"),
     ]:
         with pytest.raises((RuntimeError, NotImplementedError), match=named):
             torch.ops.snn_sparse.scatter_live_(*arguments)
+        if values is arguments[2]:
+            with pytest.raises((RuntimeError, NotImplementedError), match=named):
+                torch.ops.snn_sparse.gather_live(*arguments[:2])

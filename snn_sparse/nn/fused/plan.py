@@ -213,12 +213,12 @@ def candidates(shape: ConvShape, density: float) -> list[Blocking]:
     vectors = {t * -(-n // 8) for t, n in [shape.sizes[:2]]}.pop()
     if pixels >= 6:
         found = [(8, False, False), (16, True, True), (32, True, True), (64, False, False), (0, False, False)]
-        widths = [1] if pixels != 16 else [1, 2]
+        widths = [1, 2]
     elif pixels >= 3:
         found = [(16, False, False), (32, False, False), (64, False, False), (64, True, True), (0, False, False)]
         widths = [2, 3, 5]
     else:
-        found, widths = [(32, False, False), (64, False, False), (0, False, False)], [5, 3]
+        found, widths = [(32, False, False), (64, False, False), (0, False, False)], [5, 3, 2]
     if density < 0.04:
         found = [f for f in found if f[0] in (0, 64)]
     even = [v for v in widths if vectors % v == 0] or [1]
