@@ -17,6 +17,7 @@ from snn_sparse.nn.fused import (
     FusedMaxPool2d,
     FusedParametricLIF,
 )
+from snn_sparse.ops.device import triton_found
 from snn_sparse.ops.library import cpu_library
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -33,9 +34,10 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 def fuse(model: nn.Module) -> nn.Module:
     """A network on fused layers; parameters and buffers are shared with ``model``, not copied.
 
-    On a CPU, batch norm, neuron, residual and 2x2 max-pool run as one operator over all timesteps, and under a mask
-    (:meth:`snn_sparse.Mask.apply_`) a layer convolves at its live weights where that was measured to be faster.
-    Elsewhere, and without the compiled operators, the layers compute as the plain ones.
+    Batch norm, neuron, residual and 2x2 max-pool run as one operator over all timesteps: in C++ on a CPU, by Triton
+    kernels on an NVIDIA GPU. On a CPU, under a mask (:meth:`snn_sparse.Mask.apply_`), a layer convolves at its live
+    weights where that was measured to be faster. Elsewhere, and without the compiled operators, the layers compute as
+    the plain ones.
 
     Known are our own networks and layers, and SpikingJelly's multi-step (``step_mode="m"``) LIF, IF and parametric LIF
     nodes with an ATan, Sigmoid or PiecewiseQuadratic surrogate, convolutions, batch norms (statistics stay pooled over
@@ -57,7 +59,7 @@ def fuse(model: nn.Module) -> nn.Module:
             new = _swap(child)
             if new is not child:
                 setattr(module, name, new)
-    if cpu_library():
+    if cpu_library() or triton_found():
         for module in twin.modules():
             module.__class__ = FUSED.get(type(module), type(module))
         if not any(hook is _ordinary for hook in twin._forward_hooks.values()):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from snn_sparse.ops.layout import NCHW, Layout, convert, layout_of
+from snn_sparse.ops.layout import NCHW, NHWC, Layout, convert, layout_of
+from snn_sparse.ops.spike_bits import Packed, unpack_spikes
 
 Sizes = tuple[int, int, int, int, int]
 
@@ -144,7 +145,7 @@ class Stored(Deferred):
     def data_in(self, layout: Layout) -> torch.Tensor:
         """The elements in another layout."""
         if layout not in self._converted:
-            self._converted[layout] = convert(self.data, self.sizes, self.layout, layout)
+            self._converted[layout] = convert(self._converted[self.layout], self.sizes, self.layout, layout)
         return self._converted[layout]
 
     def sequence(self) -> torch.Tensor:
@@ -157,6 +158,26 @@ class Stored(Deferred):
     def over_time(self, timesteps: int) -> Deferred:
         """As :meth:`Deferred.over_time`."""
         return Stored(self.data, self.sizes, self.layout, timesteps)
+
+
+class PackedStored(Stored):
+    """Spikes that are stored at one bit each; whoever needs an ordinary tensor makes them unpack."""
+
+    def __init__(self, packed: Packed) -> None:
+        layout = NHWC if packed.bits.dim() == 5 else NCHW
+        super().__init__(packed.carrier, tuple(packed.carrier.shape), layout)  # type: ignore[arg-type]
+        self.packed = packed
+        self._converted = {}
+
+    def data_in(self, layout: Layout) -> torch.Tensor:
+        """The elements as an ordinary tensor in another layout."""
+        if self.layout not in self._converted:
+            self._converted[self.layout] = unpack_spikes(self.packed)
+        return super().data_in(layout)
+
+    def sequence(self) -> torch.Tensor:
+        """The value as an ordinary tensor."""
+        return self.data_in(self.layout)
 
 
 class Normed(Deferred):

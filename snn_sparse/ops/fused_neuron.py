@@ -45,6 +45,11 @@ class Norm:
     eps: float = 1e-5
     statistics: BatchNormStatistics = "per_step"
 
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the batch's own statistics normalise."""
+        return self.training or self.running_mean is None
+
     def reference(self, x: torch.Tensor) -> torch.Tensor:
         """The plain definition."""
         return batch_norm_sequence(

@@ -17,12 +17,12 @@ class Layout:
     """Where the elements are.
 
     Attributes:
-        kind: ``lanes``, ``nchw`` (contiguous) or ``nhwc`` (channels last).
+        kind: ``lanes``, ``nchw`` (contiguous), ``nhwc`` (channels last), or a wish for ``packed`` spikes on a GPU.
         vectors: V of ``lanes``.
         halo: zero pixels around each map of ``lanes``.
     """
 
-    kind: Literal["lanes", "nchw", "nhwc"] = "nchw"
+    kind: Literal["lanes", "nchw", "nhwc", "packed"] = "nchw"
     vectors: int = 1
     halo: int = 0
 
@@ -32,6 +32,7 @@ class Layout:
 
 
 NCHW, NHWC = Layout("nchw"), Layout("nhwc")
+PACKED = Layout("packed")
 
 
 def ordered(x: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -48,5 +48,6 @@ def usable(*tensors: torch.Tensor | None) -> bool:
         all(t.device.type == "cpu" and t.dtype == given[0].dtype for t in given)
         and given[0].dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
         and cpu_library()
     )

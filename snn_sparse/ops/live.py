@@ -6,7 +6,7 @@ from snn_sparse.ops.library import usable
 
 
 def live_index(mask: torch.Tensor) -> torch.Tensor:
-    """Places of the true entries of a bool tensor, flattened, in order: ``[live]``, int32 where the operator takes it."""
+    """Places of the true entries of a flattened bool tensor, in order: ``[live]``, int32 where the operator is."""
     index = mask.reshape(-1).nonzero().squeeze(1)
     small = mask.device.type == "cpu" and mask.numel() < 2**31
     return index.to(torch.int32) if small else index

@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from snn_sparse.nn.deferred import Deferred, Normed, Pooled, Spikes, Stored, plain, stored
+from snn_sparse.nn.deferred import Deferred, Normed, PackedStored, Pooled, Spikes, Stored, plain, stored
 from snn_sparse.nn.fused.plan import ConvShape, Plan, Planner
 from snn_sparse.nn.layers import BatchNorm2d, Conv2d, MaxPool2d
+from snn_sparse.ops.device import fusable, on_kernels
 from snn_sparse.ops.fused_neuron import Norm
-from snn_sparse.ops.layout import NCHW, Layout, ordered
+from snn_sparse.ops.layout import NCHW, PACKED, Layout, layout_of, ordered
 from snn_sparse.ops.library import usable
 from snn_sparse.ops.sparse_conv import Structure, sparse_conv2d
+from snn_sparse.ops.spike_bits import packed_conv2d
 
 
 class _Planned(nn.Module):
@@ -61,6 +63,8 @@ class FusedConv2d(_Planned, Conv2d):
     def forward(self, x: Any) -> Any:
         """Deferred output; an ordinary tensor where the operators cannot be used."""
         given = x if isinstance(x, Deferred) else stored(x) if _is_maps(x) else None
+        if given is not None and self._supported() and on_kernels(*_tensors(given), self.weight):
+            return self._on_gpu(given)
         if given is None or not self._supported() or not usable(*_tensors(given), self.weight, self.bias):
             return super().forward(plain(x))
         stride, padding = self.stride[0], int(self.padding[0])
@@ -77,6 +81,17 @@ class FusedConv2d(_Planned, Conv2d):
         structure: Structure = self.planner.structure(plan, stride, padding)
         y = sparse_conv2d(source.data_in(_lanes(plan)), self.weight, self.bias, (h, w), structure)
         return Stored(y, after, _lanes(plan), source.repeat)
+
+    def _on_gpu(self, given: Deferred) -> Stored:
+        """Dense, reading packed spikes where backward would keep them."""
+        source = stored(given, PACKED if torch.is_grad_enabled() else None)
+        stride, padding = list(self.stride), [int(p) for p in self.padding]
+        if isinstance(source, PackedStored):
+            y = packed_conv2d(source.packed, self.weight, self.bias, stride, padding)
+        else:
+            y = F.conv2d(source.sequence().flatten(0, 1), self.weight, self.bias, stride, padding)
+            y = y.unflatten(0, source.sizes[:2])
+        return Stored(y, tuple(y.shape), layout_of(y), source.repeat)  # type: ignore[arg-type]
 
 
 def _is_maps(x: Any) -> bool:
@@ -121,7 +136,7 @@ class FusedBatchNorm2d(BatchNorm2d):
 
     def forward(self, x: Any) -> Any:
         """Deferred; an ordinary tensor where the operators cannot be used."""
-        if isinstance(x, Deferred) or (_is_maps(x) and usable(x, self.weight)):
+        if isinstance(x, Deferred) or (_is_maps(x) and fusable(x, self.weight)):
             self._check_input_dim(x)
             given = stored(x)
             if given.repeat:  # a static batch that was repeated before: T equal steps, T updates

@@ -4,11 +4,13 @@ from typing import Any
 
 import torch
 
-from snn_sparse.nn.deferred import Deferred, Normed, Spikes, Stored, Sum, plain, stored
+from snn_sparse.nn.deferred import Deferred, Normed, PackedStored, Spikes, Stored, Sum, plain, stored
 from snn_sparse.nn.neuron import IF, LIF, Neuron, ParametricLIF
+from snn_sparse.ops.device import fusable, on_kernels
 from snn_sparse.ops.fused_neuron import Branch, NeuronSpec, fused_neuron
-from snn_sparse.ops.layout import NCHW, Layout
-from snn_sparse.ops.library import usable
+from snn_sparse.ops.layout import NCHW, PACKED, Layout, layout_of
+from snn_sparse.ops.neuron_sequence import neuron_sequence
+from snn_sparse.ops.spike_bits import Packed
 
 
 class FusedNeuron(Neuron):
@@ -24,7 +26,7 @@ class FusedNeuron(Neuron):
 
     def forward(self, x: Any, v: torch.Tensor | None = None) -> Any:
         """Spikes, deferred for maps; an ordinary tensor where the operator cannot be used or ``v`` is given."""
-        if v is not None or not (isinstance(x, Deferred) or (isinstance(x, torch.Tensor) and usable(x))):
+        if v is not None or not (isinstance(x, Deferred) or (isinstance(x, torch.Tensor) and fusable(x))):
             return super().forward(plain(x), v)
         if x.dim() == 5:
             deferred = x if isinstance(x, Deferred) else stored(x)
@@ -38,6 +40,8 @@ class FusedNeuron(Neuron):
 
     def _run(self, x: Deferred, pool: bool, wish: Layout | None) -> Stored:
         (main, norm), residual = _branches(x)
+        if on_kernels(main.data):
+            return self._run_kernels(x.timesteps, (main, norm), residual, pool, wish == PACKED)
         t, n, c, h, w = sizes = (x.timesteps, *x.sizes[1:])
         layout = wish or main.layout
         steps = main.sizes[0]
@@ -52,6 +56,30 @@ class FusedNeuron(Neuron):
             out=layout,
         )
         return Stored(data, (t, n, c, h // 2, w // 2) if pool else sizes, layout)
+
+    def _run_kernels(self, timesteps: int, main: "_Side", residual: "_Side | None", pool: bool, packed: bool) -> Stored:
+        value, norm = main
+        other, norm_other = residual if residual is not None else (None, None)
+        given: torch.Tensor | Packed | None = None
+        if other is not None:
+            keeps_bits = isinstance(other, PackedStored) and norm_other is None and other.layout == value.layout
+            given = other.packed if isinstance(other, PackedStored) and keeps_bits else other.sequence()
+        spikes, _ = neuron_sequence(
+            value.sequence(),
+            self.spec(),
+            timesteps,
+            norm=None if norm is None else norm.norm.record(value.sizes[0], norm.first_use()),
+            residual=given,
+            norm_residual=None if norm_other is None else norm_other.norm.record(timesteps, norm_other.first_use()),
+            w=self.rate_parameter(),
+            pool=pool,
+            packed=packed,
+        )
+        return PackedStored(spikes) if isinstance(spikes, Packed) else Stored(spikes, _sizes(spikes), layout_of(spikes))
+
+
+def _sizes(x: torch.Tensor) -> Any:
+    return tuple(x.shape)
 
 
 _Side = tuple[Stored, Normed | None]
