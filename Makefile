@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize lint format bench clean
+.PHONY: help setup demo test sanitize lint format bench gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ format: setup ## let ruff rewrite the code
 
 bench: setup ## time the operators and the training step on this machine
 	@$(PY) -m benchmarks
+
+gpu-check: setup ## on an NVIDIA GPU: tests, memory checker, kernel benchmarks; within 8 minutes
+	@$(PY) -m benchmarks.gpu_check
 
 clean: ## remove what was built, keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
