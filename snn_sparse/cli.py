@@ -221,7 +221,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
 def plan_command(args: argparse.Namespace) -> None:
     """``snn-sparse plan``."""
-    from snn_sparse.fusion.plans import plan_rows
+    from snn_sparse.fusion.plans import HEADER, plan_rows
     from snn_sparse.reports import text_table
 
     ticket = _load_ticket(args.ticket)
@@ -236,7 +236,7 @@ def plan_command(args: argparse.Namespace) -> None:
         return plan_rows(model, args.batch_size, model.in_channels, args.image_size)
 
     rows = _checked(prepare)
-    print(text_table(("layer", "input", "density", "plan", "ms", "dense ms", "faster"), rows))
+    print(text_table(HEADER, rows))
 
 
 def report_command(args: argparse.Namespace) -> None:

@@ -69,6 +69,7 @@ def test_plan_of_a_ticket(finished, capsys):
     table = lines(capsys)[0].splitlines()
     assert [row.split()[0] for row in table[2:]] == ["features.0", "features.4", "features.8", "classifier"]
     assert all("dense" in row or "sparse" in row for row in table[2:])
+    assert all(row.count("%") == 4 for row in table[2:])  # density, and the unions of 8, 16 and 32 filters
     assert main(["plan", "--ticket", ticket, "--batch_size", "0"]) == 2
     assert "batch_size" in lines(capsys)[1][0]
 
