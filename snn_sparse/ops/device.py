@@ -30,7 +30,6 @@ def kernels_run(x: torch.Tensor) -> bool:
     return x.dtype in KERNEL_DTYPES and _kernels_run_on(x.device.type, x.device.index or 0)
 
 
-@torch.compiler.assume_constant_result
 def _kernels_run_on(kind: str, index: int) -> bool:
     if not triton_found():
         return False
@@ -39,6 +38,10 @@ def _kernels_run_on(kind: str, index: int) -> bool:
 
         return trusted(torch.device(kind, index))
     return kind == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
+# What torch.compiler.assume_constant_result does; calling it would import torch._dynamo, which takes a second.
+_kernels_run_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def fusable(*tensors: torch.Tensor | None) -> bool:
