@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize lint format bench gpu-check clean
+.PHONY: help setup demo test sanitize lint format bench gpu-check docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +60,10 @@ bench: setup ## time the operators and the training step on this machine
 
 gpu-check: setup ## on an NVIDIA GPU: tests, memory checker, kernel benchmarks; within 8 minutes
 	@$(PY) -m benchmarks.gpu_check
+
+docs: setup ## the reference of all public names as HTML, in build/docs/
+	@$(PY) -m pdoc -o build/docs snn_sparse 2> >(grep -v "^Warn" >&2)
+	@echo "docs: build/docs/index.html"
 
 clean: ## remove what was built, keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
