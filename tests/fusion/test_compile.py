@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import snn_sparse as ss
 
@@ -25,3 +26,32 @@ def test_exports(fused):
     x = torch.randn(2, 3, 8, 8)
     program = torch.export.export(fused.eval(), (x,))
     torch.testing.assert_close(program.module()(x), fused(x))
+
+
+def gradients(run, x):
+    run(x).square().sum().backward()
+
+
+def test_activation_checkpointing(fused):
+    x = torch.randn(2, 3, 8, 8)
+    gradients(fused, x)
+    expected = [p.grad.clone() for p in fused.parameters()]
+    fused.zero_grad()
+    gradients(lambda x: checkpoint(fused, x, use_reentrant=False), x)
+    for p, g in zip(fused.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
+
+
+def test_distributed_data_parallel(fused, tmp_path):
+    x = torch.randn(2, 3, 8, 8)
+    gradients(fused, x)
+    expected = [p.grad.clone() for p in fused.parameters()]
+    fused.zero_grad()
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        gradients(torch.nn.parallel.DistributedDataParallel(fused), x)
+    finally:
+        torch.distributed.destroy_process_group()
+    for p, g in zip(fused.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
