@@ -38,6 +38,7 @@ BINDINGS = [
     "conv/conv_ops.cpp",
     "conv/conv_structure_ops.cpp",
     "conv/convert_ops.cpp",
+    "conv/pack_ops.cpp",
     "live/live_ops.cpp",
     "neuron/neuron_ops.cpp",
 ]

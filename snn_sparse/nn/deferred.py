@@ -120,16 +120,13 @@ class Stored(Deferred):
         sizes: (T, N, C, H, W).
         layout: of ``data``.
         repeat: see :class:`Deferred`.
+        binary: whether all elements are known to be zero or one.
     """
 
     def __init__(
-        self,
-        data: torch.Tensor,
-        sizes: Sizes,
-        layout: Layout,
-        repeat: int | None = None,
+        self, data: torch.Tensor, sizes: Sizes, layout: Layout, repeat: int | None = None, binary: bool = False
     ) -> None:
-        self.data, self.sizes, self.layout, self.repeat = data, sizes, layout, repeat
+        self.data, self.sizes, self.layout, self.repeat, self.binary = data, sizes, layout, repeat, binary
         self._converted: dict[Layout, torch.Tensor] = {layout: data}
 
     @property

@@ -117,9 +117,10 @@ def _check_sizes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 class _SparseConv2d(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, size: Pair, s: Structure
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, size: Pair, s: Structure, pack: bool
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.packed = pack and ctx.needs_input_grad[1]
+        ctx.save_for_backward(torch.ops.snn_sparse.pack_lanes(x) if ctx.packed else x, weight)
         ctx.size, ctx.structure, ctx.has_bias = size, s, bias is not None
         return torch.ops.snn_sparse.sparse_conv2d_forward(
             x, weight, bias, s.forward, s.stride, s.padding, 0, 0, 0, 0, s.blocking.pack
@@ -131,6 +132,7 @@ class _SparseConv2d(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("sparse_conv2d can be differentiated only once: no create_graph=True")
         x, weight = ctx.saved_tensors
+        x = torch.ops.snn_sparse.unpack_lanes(x, weight) if ctx.packed else x
         s: Structure = ctx.structure
         grad = grad.contiguous()
         grad_x = grad_weight = grad_bias = None
@@ -143,11 +145,17 @@ class _SparseConv2d(torch.autograd.Function):
             grad_bias = torch.ops.snn_sparse.sparse_conv2d_grad_weight(
                 x, grad, s.forward, grad_weight, s.stride, s.padding, 0, 0, ctx.has_bias, 0, 0, s.blocking.pack
             )
-        return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None
+        return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None, None
 
 
 def sparse_conv2d(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, size: Pair, structure: Structure
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    size: Pair,
+    structure: Structure,
+    *,
+    binary: bool = False,
 ) -> torch.Tensor:
     """Convolve at the live weights.
 
@@ -160,6 +168,7 @@ def sparse_conv2d(
         bias: ``[Cout]`` or None.
         size: (H, W) of ``x``.
         structure: of the mask.
+        binary: ``x`` holds zeros and ones only; backward then keeps one bit of each.
 
     Returns:
         the output in ``lanes``, as many vectors side by side as ``x``; its padding lanes hold the bias.
@@ -175,4 +184,4 @@ def sparse_conv2d(
         raise TypeError(f"structure must be a Structure, got {type(structure).__name__}")
     _check_sizes(x, weight, bias, size, structure)
     bias = bias if bias is None else bias.contiguous()
-    return _SparseConv2d.apply(x.contiguous(), weight.contiguous(), bias, size, structure)
+    return _SparseConv2d.apply(x.contiguous(), weight.contiguous(), bias, size, structure, binary)

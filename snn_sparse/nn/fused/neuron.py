@@ -55,7 +55,7 @@ class FusedNeuron(Neuron):
             pool=pool,
             out=layout,
         )
-        return Stored(data, (t, n, c, h // 2, w // 2) if pool else sizes, layout)
+        return Stored(data, (t, n, c, h // 2, w // 2) if pool else sizes, layout, binary=True)
 
     def _run_kernels(self, timesteps: int, main: "_Side", residual: "_Side | None", pool: bool, packed: bool) -> Stored:
         value, norm = main
