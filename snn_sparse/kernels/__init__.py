@@ -1,0 +1,1 @@
+"""Triton kernels of the fused neuron. This package needs Triton only once one of its modules is imported."""
