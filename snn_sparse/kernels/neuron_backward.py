@@ -26,7 +26,7 @@ from snn_sparse.kernels.tiles import UNSPECIALIZED, empty, in_layout, locate, pl
 
 _WARPS = 4
 # Float32 values that a thread keeps for all steps; above it, registers run out or too few threads fit on the GPU.
-_VALUES_KEPT = {2: 48, 4: 40}  # by bytes of a stored value
+_VALUES_KEPT = {2: 48, 4: 28}  # by bytes of a stored value
 
 
 # fmt: off
