@@ -25,7 +25,7 @@ $(READY): pyproject.toml setup.py scripts/find_python.sh
 	@echo "setup: done"
 
 demo: setup ## all searches and the random control on digits, in minutes; ends in a table and a report
-	@echo "demo: four searches and a control on 8x8 digits, two seeds each; some minutes on two cores"
+	@echo "demo: four searches and a control on 8x8 digits, two seeds each; under two minutes on two cores"
 	@$(PY) -m snn_sparse.cli demo --out runs/demo
 
 test: setup ## the test suite
