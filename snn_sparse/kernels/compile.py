@@ -1,6 +1,6 @@
 """Compile every kernel ahead of time, without a GPU, and tell what it needs.
 
-``python -m snn_sparse.kernels.compile [--arch 90] [--quick] [--jobs 2]`` prints one line a kernel: registers, bytes of
+``python -m snn_sparse.kernels.compile [--arch 90] [--quick] [--timesteps 5 8] [--jobs 2]`` prints one line a kernel: registers, bytes of
 stack (spills), shared memory. Exit status 1 if a kernel spills with up to 8 timesteps. The kernels, their constants
 and their launch settings are recorded from the host functions themselves, called on tensors without memory. All of it
 takes about 20 minutes an architecture on one core, ``--quick`` half a minute.
@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from snn_sparse.kernels.inputs import Inputs
-from snn_sparse.kernels.launch import OPTIONS, Launch, recording
+from snn_sparse.kernels.launch import Launch, recording
 from snn_sparse.kernels.neuron import backward, forward
 from snn_sparse.kernels.settings import Neuron, Normalisation
 from snn_sparse.kernels.spike_bits import pack, unpack
@@ -171,8 +171,7 @@ class Usage:
 def compile_job(job: Job) -> Usage:
     """Compile one kernel and read what it needs out of its machine code."""
     launch = record(job.variant, job.timesteps, job.dtype)[job.index]
-    options = {"num_warps": launch.num_warps, **OPTIONS}
-    compiled = triton.compile(source(launch), target=GPUTarget("cuda", job.arch, 32), options=options)
+    compiled = triton.compile(source(launch), target=GPUTarget("cuda", job.arch, 32), options=launch.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
@@ -184,15 +183,15 @@ def compile_job(job: Job) -> Usage:
     return Usage(label, job, found["REG"], spills, compiled.metadata.shared)
 
 
-def jobs(quick: bool, architectures: tuple[int, ...]) -> Iterator[Job]:
+def jobs(quick: bool, architectures: tuple[int, ...], timesteps_of: tuple[int, ...] | None = None) -> Iterator[Job]:
     """Everything to compile; a launch that several variants share, once."""
     seen = set()
     for variant in QUICK if quick else VARIANTS:
-        for timesteps in (5, 8) if quick else TIMESTEPS:
+        for timesteps in timesteps_of or ((5, 8) if quick else TIMESTEPS):
             for dtype in (torch.bfloat16,) if quick else DTYPES:
                 for index, launch in enumerate(record(variant, timesteps, dtype)):
                     for arch in architectures:
-                        key = (source(launch).hash(), launch.num_warps, arch)
+                        key = (source(launch).hash(), str(launch.options), arch)
                         if key not in seen:
                             seen.add(key)
                             yield Job(variant, timesteps, dtype, index, arch)
@@ -203,9 +202,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m snn_sparse.kernels.compile", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", type=int, choices=ARCHITECTURES, help="one architecture (default: all)")
     parser.add_argument("--quick", action="store_true", help="few variants, bfloat16, 5 and 8 timesteps")
+    parser.add_argument("--timesteps", type=int, nargs="+", metavar="T", help="values of T (default: several)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")
     options = parser.parse_args(arguments)
-    work = list(jobs(options.quick, (options.arch,) if options.arch else ARCHITECTURES))
+    architectures = (options.arch,) if options.arch else ARCHITECTURES
+    work = list(jobs(options.quick, architectures, tuple(options.timesteps) if options.timesteps else None))
     print(HEADER)
     worst = 0
     with ProcessPoolExecutor(options.jobs) if options.jobs > 1 else nullcontext() as pool:

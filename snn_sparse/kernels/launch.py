@@ -15,7 +15,7 @@ class Launch:
 
     kernel: JITFunction
     programs: int
-    num_warps: int
+    options: dict[str, Any]
     arguments: dict[str, Any]
 
 
@@ -35,12 +35,25 @@ def recording() -> Iterator[list[Launch]]:
         _recorders.pop()
 
 
-def launch(kernel: JITFunction, programs: int, device: torch.device, /, *, num_warps: int, **arguments: Any) -> None:
-    """Run ``kernel`` on a one-dimensional grid of ``programs`` on ``device``; nothing to do without programs."""
+def launch(
+    kernel: JITFunction,
+    programs: int,
+    device: torch.device,
+    /,
+    *,
+    num_warps: int,
+    registers: int | None = None,
+    **arguments: Any,
+) -> None:
+    """Run ``kernel`` on a one-dimensional grid of ``programs`` on ``device``; nothing to do without programs.
+
+    ``registers`` is the most that a thread may use; None leaves it to the assembler, which may spill to use few.
+    """
+    options = {"num_warps": num_warps, **({"maxnreg": registers} if registers else {}), **OPTIONS}
     if _recorders:
-        _recorders[-1].append(Launch(kernel, programs, num_warps, arguments))
+        _recorders[-1].append(Launch(kernel, programs, options, arguments))
         return
     if programs == 0:
         return
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-        kernel[(programs,)](**arguments, num_warps=num_warps, **OPTIONS)
+        kernel[(programs,)](**arguments, **options)

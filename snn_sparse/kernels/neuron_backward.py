@@ -25,6 +25,7 @@ from snn_sparse.kernels.neuron_reverse import choose, put, reverse_step, segment
 from snn_sparse.kernels.tiles import UNSPECIALIZED, empty, in_layout, locate, plan
 
 _WARPS = 4
+_MAX_REGISTERS = 255  # of a thread, on every GPU
 # Float32 values that a thread keeps for all steps; above it, registers run out or too few threads fit on the GPU.
 _VALUES_KEPT = {2: 48, 4: 28}  # by bytes of a stored value
 
@@ -209,6 +210,7 @@ def _run(
         programs * tiling.blocks,
         y.device,
         num_warps=_WARPS,
+        registers=_MAX_REGISTERS if elements == 32 * _WARPS else None,  # one element a thread, and still much to keep
         partials=partials if slots else None,
         rate_partials=rates,
         tiles=tiling.tiles,

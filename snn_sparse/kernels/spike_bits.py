@@ -83,8 +83,8 @@ def _convert(kernel: triton.JITFunction, bits: torch.Tensor, spikes: torch.Tenso
     length = spikes.shape[2] if channels_last else spikes.shape[3] * spikes.shape[4]
     programs = triton.cdiv(bits.numel(), _WORDS)
     lines = bits.numel() // max(1, words)
-    arguments = {"bits": bits, "spikes": spikes, "lines": lines, "length": length, "words": words, "WORDS": _WORDS}
-    launch(kernel, programs, bits.device, num_warps=4, **arguments)
+    sizes = {"lines": lines, "length": length, "words": words, "WORDS": _WORDS}
+    launch(kernel, programs, bits.device, num_warps=4, registers=None, bits=bits, spikes=spikes, **sizes)
 
 
 def unpack(bits: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
