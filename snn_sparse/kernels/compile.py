@@ -1,9 +1,9 @@
 """Compile every kernel ahead of time, without a GPU, and tell what it needs.
 
-``python -m snn_sparse.kernels.compile [--arch 90] [--quick] [--timesteps 5 8] [--jobs 2]`` prints one line a kernel: registers, bytes of
-stack (spills), shared memory. Exit status 1 if a kernel spills with up to 8 timesteps. The kernels, their constants
-and their launch settings are recorded from the host functions themselves, called on tensors without memory. All of it
-takes about 20 minutes an architecture on one core, ``--quick`` half a minute.
+``python -m snn_sparse.kernels.compile [--arch 90] [--quick] [--timesteps 5 8] [--jobs 2]`` prints one line a kernel:
+registers, bytes of stack (spills), shared memory. Exit status 1 if a kernel spills with up to 8 timesteps. The kernels,
+their constants and their launch settings are recorded from the host functions themselves, called on tensors without
+memory. All of it takes about 20 minutes an architecture on one core, ``--quick`` half a minute.
 """
 
 import argparse
