@@ -27,6 +27,7 @@ from snn_sparse.kernels.tiles import UNSPECIALIZED, empty, in_layout, locate, pl
 _WARPS = 4
 _MAX_REGISTERS = 255  # of a thread, on every GPU
 # Float32 values that a thread keeps for all steps; above it, registers run out or too few threads fit on the GPU.
+_MANY_KEPT = 40
 _VALUES_KEPT = {2: 48, 4: 28}  # by bytes of a stored value
 
 
@@ -185,14 +186,18 @@ def _outputs(inputs: Inputs, needs: Collection[str]) -> dict[str, torch.Tensor |
     return found
 
 
-def _elements(inputs: Inputs, slots: int) -> int:
-    """Elements a program: 1, 2 or 4 a thread, the fewer the more each thread must keep for every element."""
+def _elements(inputs: Inputs, slots: int) -> tuple[int, int | None]:
+    """Elements a program: 1, 2 or 4 a thread, the fewer the more each thread must keep for every element.
+
+    Also the registers to ask for: all where much is kept, since the assembler would rather spill a little.
+    """
     quantities = 1 + sum(code != NONE.value for code in inputs.norm_codes)
     steps = inputs.segment_steps
     kept = max(quantities * steps, steps + quantities * slots)
     limit = _VALUES_KEPT[inputs.y.element_size()]
     each = 4 if 4 * kept <= limit else 2 if 2 * kept <= limit else 1
-    return 32 * _WARPS * each
+    many = each == 1 or (slots > 0 and each * kept > _MANY_KEPT)
+    return 32 * _WARPS * each, _MAX_REGISTERS if many else None
 
 
 def _run(
@@ -200,7 +205,7 @@ def _run(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One pass: partial sums ``[3, slots, C, programs]`` (``neuron_reverse.py``); the rate's gradient."""
     y = inputs.y
-    tiled, elements = inputs.tiled_channels_last(), _elements(inputs, slots)
+    tiled, (elements, registers) = inputs.tiled_channels_last(), _elements(inputs, slots)
     tiling = plan(tuple(y.shape[1:]), elements, channels_last=tiled, pool=inputs.pool)
     programs = tiling.summing_programs if slots or with_rate else tiling.tiles
     partials = torch.empty((3, slots, y.shape[2], programs), dtype=torch.float32, device=y.device)
@@ -210,7 +215,7 @@ def _run(
         programs * tiling.blocks,
         y.device,
         num_warps=_WARPS,
-        registers=_MAX_REGISTERS if elements == 32 * _WARPS else None,  # one element a thread, and still much to keep
+        registers=registers,
         partials=partials if slots else None,
         rate_partials=rates,
         tiles=tiling.tiles,
