@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = args if args.case else parsers[name].parse_args([])
         if chosen.device.startswith("cuda") and not torch.cuda.is_available():
             parser.exit(2, "benchmarks: error: --device cuda, but torch sees no GPU\n")
-        rows = CASES[name].run(chosen)
+        try:
+            rows = CASES[name].run(chosen)
+        except ValueError as error:
+            parser.exit(2, f"benchmarks: error: {error}\n")
         path = write(rows, name)
         print(f"{table(rows)}\nrows: {path}")
     return 0

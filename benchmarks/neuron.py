@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> list[Row]:
     """Time every case."""
     unknown = sorted(set(args.providers) - set(PROVIDERS))
     if unknown:
-        raise SystemExit(f"benchmarks: error: unknown provider {unknown[0]!r}: choose from {', '.join(PROVIDERS)}")
+        raise ValueError(f"unknown provider {unknown[0]!r}: choose from {', '.join(PROVIDERS)}")
     args.providers = list(dict.fromkeys([REFERENCE, *args.providers]))
     return [
         row

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     unknown = sorted(set(args.providers) - set(PROVIDERS))
     if unknown:
-        raise SystemExit(f"benchmarks: error: unknown provider {unknown[0]!r}: choose from {', '.join(PROVIDERS)}")
+        raise ValueError(f"unknown provider {unknown[0]!r}: choose from {', '.join(PROVIDERS)}")
     chosen = list(dict.fromkeys([REFERENCE, *args.providers]))
     for arch in args.arch:
         model, x, y = prepare(args, arch)

@@ -90,3 +90,11 @@ def test_every_row_is_complete():
     for row in (row for file in files for row in read(file)):
         assert row.p20 <= row.median <= row.p80
         assert all(getattr(row, f.name) not in ("", None) for f in dataclasses.fields(Row))
+
+
+@pytest.mark.parametrize("case", ["neuron", "train-step"])
+def test_wrong_arguments_are_one_line_and_status_2(case, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([case, "--providers", "nobody"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("benchmarks: error: unknown provider 'nobody'")
