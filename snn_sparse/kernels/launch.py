@@ -42,14 +42,17 @@ def launch(
     /,
     *,
     num_warps: int,
+    num_stages: int | None = None,
     registers: int | None = None,
     **arguments: Any,
 ) -> None:
     """Run ``kernel`` on a one-dimensional grid of ``programs`` on ``device``; nothing to do without programs.
 
+    ``num_stages`` is the depth of the loads' pipeline in loops of matrix products; None: Triton's own.
     ``registers`` is the most that a thread may use; None leaves it to the assembler, which may spill to use few.
     """
-    options = {"num_warps": num_warps, **({"maxnreg": registers} if registers else {}), **OPTIONS}
+    chosen = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": registers}
+    options = {**{name: value for name, value in chosen.items() if value}, **OPTIONS}
     if _recorders:
         _recorders[-1].append(Launch(kernel, programs, options, arguments))
         return

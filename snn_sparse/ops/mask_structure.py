@@ -5,8 +5,6 @@ A convolution's mask ``[Cout, Cin, kh, kw]`` is seen as a matrix: a row for each
 that any of them uses; putting rows with similar columns together makes that union smaller.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 
@@ -72,61 +70,3 @@ def union_fraction(mask: torch.Tensor, rows: int, order: torch.Tensor | None = N
     matrix = as_matrix(mask)
     groups = (matrix if order is None else matrix[order]).split(rows)
     return sum(float(g.any(0).float().mean()) for g in groups) / len(groups)
-
-
-@dataclass(frozen=True)
-class UnionPlan:
-    """Groups of filters with the columns that each group reads: what a gathering kernel needs of a mask.
-
-    Attributes:
-        rows: filters a group.
-        order: int64 ``[Cout]``, the filters group by group.
-        pointers: int32 ``[groups + 1]``; group g reads ``columns[pointers[g]:pointers[g + 1]]``.
-        columns: int32, ascending within a group.
-        padded: length of a group's columns is a multiple of this; padding repeats column 0 with weight zero.
-    """
-
-    rows: int
-    order: torch.Tensor
-    pointers: torch.Tensor
-    columns: torch.Tensor
-    padded: int
-
-    def pack(self, weight: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Live weights as dense ``[rows, columns of the group]`` blocks side by side: ``[rows, len(columns)]``.
-
-        Pruned weights, filters that the last group lacks, and padding are zero.
-        """
-        matrix = torch.where(as_matrix(mask), weight.flatten(1), 0.0)
-        packed = weight.new_zeros(self.rows, len(self.columns))
-        for g, members in enumerate(self.order.split(self.rows)):
-            begin, end = int(self.pointers[g]), int(self.pointers[g + 1])
-            used = int(as_matrix(mask)[members].any(0).sum())
-            columns = self.columns[begin : begin + used].long()
-            packed[: len(members), begin : begin + used] = matrix[members][:, columns]
-            assert end - begin >= used
-        return packed
-
-
-def plan_unions(mask: torch.Tensor, rows: int = 16, padded: int = 16) -> UnionPlan:
-    """The union plan of a mask.
-
-    Args:
-        mask: bool ``[Cout, Cin, ...]``.
-        rows: filters a group.
-        padded: columns of a group are padded to a multiple of this.
-
-    Raises:
-        ValueError: ``rows`` or ``padded`` is less than 1, or ``mask`` is empty. TypeError: ``mask`` is no bool tensor.
-    """
-    _check_rows(rows)
-    if padded < 1:
-        raise ValueError(f"padded must be at least 1, got {padded}")
-    matrix, order = as_matrix(mask).cpu(), row_order(mask, rows)
-    lists, pointers = [], [0]
-    for members in order.split(rows):
-        columns = matrix[members].any(0).nonzero().squeeze(1).to(torch.int32)
-        fill = -len(columns) % padded
-        lists.append(torch.cat([columns, columns.new_zeros(fill)]))
-        pointers.append(pointers[-1] + len(lists[-1]))
-    return UnionPlan(rows, order, torch.tensor(pointers, dtype=torch.int32), torch.cat(lists), padded)

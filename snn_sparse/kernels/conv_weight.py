@@ -1,0 +1,161 @@
+"""Weight gradient of a convolution at the listed channels only, reading packed spikes.
+
+Each program sums the products of one chunk of input channels and one group of outputs over its share of the pixels; a
+second kernel adds the shares in a fixed order (no atomics: equal inputs give equal bits) and leaves zero at pruned
+weights. ``kernels/conv.py`` has the forward pass and the input gradient.
+"""
+# mypy: allow-untyped-defs
+# Arguments of kernels have no Python types.
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from snn_sparse.kernels.conv import SIZES, strides_of, walkable
+from snn_sparse.kernels.conv_settings import Geometry, Lists, Way, ceil_div, tiles_of
+from snn_sparse.kernels.conv_walk import (
+    chunk_channels,
+    group_outputs,
+    lines_from,
+    load_inputs,
+    reading_tile,
+    source_pixel,
+    tile_rows,
+)
+from snn_sparse.kernels.inputs import DTYPES
+from snn_sparse.kernels.launch import launch
+from snn_sparse.kernels.tiles import in_layout
+
+_PROGRAMS = 1024  # to aim at: some waves on the largest GPUs
+
+
+# fmt: off
+@triton.jit(do_not_specialize=(*SIZES, "chunks", "splits"))
+def _weight_gradient_kernel(
+    data, grad, partials, order, channels, segments,
+    images, pixels, width, height_in, width_in, inputs, outputs, padding, tiles, chunks, splits,
+    STRIDE: tl.constexpr, KERNEL_WIDTH: tl.constexpr, TAPS: tl.constexpr, BITS: tl.constexpr, GATHERED: tl.constexpr,
+    PIXEL_MAJOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
+):
+    """Partial sums [splits, chunks, STEP, WIDTH]."""
+    chunk, split = tl.program_id(0) % chunks, tl.program_id(0) // chunks
+    segment = tl.load(segments + chunk)
+    group, tap = segment // TAPS, segment % TAPS
+    output = group_outputs(order, group, WIDTH)
+    precision: tl.constexpr = "ieee" if grad.dtype.element_ty == tl.float32 else "tf32"
+    sums = tl.zeros([STEP, WIDTH], tl.float32)
+    place = images, pixels, width, height_in, width_in, padding
+    if PIXEL_MAJOR:
+        _, tiles = reading_tile(0, tap, *place, ROWS, STRIDE, KERNEL_WIDTH)
+    for number in range(split, tiles, splits):
+        tile = number
+        if PIXEL_MAJOR:
+            tile, _ = reading_tile(number, tap, *place, ROWS, STRIDE, KERNEL_WIDTH)
+        first, image, pixel, exists = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, False)
+        source, inside = source_pixel(pixel, tap, width, height_in, width_in, padding, STRIDE, KERNEL_WIDTH, False)
+        exists = exists & inside
+        line, first_image = image * (height_in * width_in) + source, first.to(tl.int64)
+        x = load_inputs(
+            lines_from(data, first_image * (height_in * width_in), inputs, BITS), line, exists, channels, chunk, inputs,
+            ROWS, STEP, BITS, GATHERED, grad.dtype.element_ty,
+        )
+        at = (image * pixels + pixel)[:, None] * outputs + output[None, :]
+        here = exists[:, None] & (output < outputs)[None, :]
+        dy = tl.load(grad + first_image * pixels * outputs + at, mask=here, other=0.0)
+        sums = tl.dot(tl.trans(x), dy, sums, input_precision=precision)
+    place = tl.arange(0, STEP)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.store(partials + tl.program_id(0).to(tl.int64) * (STEP * WIDTH) + place, sums)
+
+
+@triton.jit(do_not_specialize=("chunks", "splits"))
+def _scatter_kernel(
+    partials, alive, dweight, order, channels, segments, inputs, outputs, chunks, splits,
+    along_output, along_input, along_tap,
+    TAPS: tl.constexpr, GATHERED: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
+):
+    """Add the splits of one chunk and put them into the gradient, where weights are alive."""
+    chunk = tl.program_id(0)
+    segment = tl.load(segments + chunk)
+    group, tap = segment // TAPS, segment % TAPS
+    output = group_outputs(order, group, WIDTH)
+    channel = chunk_channels(channels, chunk, STEP, GATHERED)
+    at = channel[:, None] * along_input + output[None, :] * along_output + tap * along_tap
+    here = ((channel >= 0) & (channel < inputs))[:, None] & (output < outputs)[None, :]
+    if alive is not None:
+        here = here & tl.load(alive + at, mask=here, other=0).to(tl.int1)
+    place = tl.arange(0, STEP)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    sums = tl.zeros([STEP, WIDTH], tl.float32)
+    for split in range(splits):
+        sums += tl.load(partials + (split * chunks + chunk).to(tl.int64) * (STEP * WIDTH) + place, mask=here, other=0.0)
+    tl.store(dweight + at, sums.to(dweight.dtype.element_ty), mask=here)
+# fmt: on
+
+
+def weight_gradient(
+    data: torch.Tensor,
+    grad: torch.Tensor,
+    geometry: Geometry,
+    lists: Lists,
+    way: Way,
+    alive: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Gradient of the weight, zero at pruned weights.
+
+    Args:
+        data: ``[T, N, Cin, H, W]`` or packed spikes ``[T, N, H, W, words]``.
+        grad: of the output ``[T, N, Cout, Ho, Wo]``, float32, float16 or bfloat16.
+        geometry: of the convolution.
+        lists: of the mask, made for ``way``.
+        way: how to compute.
+        alive: bool ``[Cout, Cin, kh, kw]``, the mask; None: all.
+        dtype: of the result.
+
+    Returns:
+        ``[Cout, Cin, kh, kw]``, input channels innermost in memory.
+
+    Raises:
+        ValueError: sizes that do not fit. TypeError: a dtype that is not supported.
+    """
+    g, (high, wide) = geometry.merged, geometry.out_size
+    bits = data.dtype == torch.int32
+    if grad.shape != geometry.output_shape or data.shape != geometry.input_shape(bits):
+        raise ValueError(f"grad and data do not fit {geometry}: {tuple(grad.shape)} and {tuple(data.shape)}")
+    if grad.dtype not in DTYPES or not (bits or data.dtype in DTYPES):
+        raise TypeError(f"grad and data must be float32, float16 or bfloat16, got {grad.dtype} and {data.dtype}")
+    tiles, chunks = tiles_of(g.images, high * wide, way), len(lists.segments)
+    splits = max(1, min(tiles, ceil_div(_PROGRAMS, max(1, chunks))))
+    dweight = torch.zeros((g.outputs, *g.kernel, g.inputs), dtype=dtype, device=grad.device).permute(0, 3, 1, 2)
+    partials = torch.empty((splits, chunks, way.step, way.width), dtype=torch.float32, device=grad.device)
+    walked: dict[str, Any] = {"order": lists.order, "channels": lists.channels, "segments": lists.segments, "partials": partials}
+    walked |= {"inputs": g.inputs, "outputs": g.outputs, "chunks": chunks, "splits": splits}
+    cut = {"TAPS": g.taps, "GATHERED": way.gathered, "WIDTH": way.width, "STEP": way.step}
+    launch(
+        _weight_gradient_kernel,
+        chunks * splits,
+        grad.device,
+        num_warps=way.num_warps,
+        num_stages=way.num_stages,
+        data=data.contiguous() if bits else in_layout(data, True),
+        grad=in_layout(grad, True),
+        images=g.images,
+        pixels=high * wide,
+        width=wide,
+        height_in=g.height,
+        width_in=g.width,
+        padding=g.padding,
+        tiles=tiles,
+        STRIDE=g.stride,
+        KERNEL_WIDTH=g.kernel[1],
+        BITS=bits,
+        PIXEL_MAJOR=way.pixel_major,
+        ROWS=way.rows,
+        **walked,
+        **cut,
+    )
+    alive = None if alive is None else walkable(alive).view(torch.uint8)
+    strides = strides_of(dweight, False)
+    launch(_scatter_kernel, chunks, grad.device, num_warps=4, alive=alive, dweight=dweight, **strides, **walked, **cut)
+    return dweight

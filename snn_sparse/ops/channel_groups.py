@@ -1,0 +1,105 @@
+"""Groups of output channels with the input channels that each group reads: what a mask leaves for a blocked kernel.
+
+A tile of a matrix unit works on a group of output channels at once and must read every input channel that any of them
+uses. For each group and tap the list of these is cut into chunks of equal length, which a kernel walks through; chunks
+that would be empty are not there. Which channels stand in a group matters: see :func:`mask_structure.row_order`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from snn_sparse.kernels.conv_settings import Lists, Way
+from snn_sparse.ops.mask_structure import as_matrix, row_order
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """What the kernels walk through; int32 tensors.
+
+    Attributes:
+        outputs, inputs, taps: of the convolution.
+        way: how it was cut: ``way.width`` output channels a group, ``way.step`` input channels a chunk.
+        order: ``[groups * width]``, the output channels group by group; ``outputs`` where the last group is short.
+        pointers: ``[groups * taps + 1]``; group g reads chunks ``pointers[g * taps + k]`` to the next pointer at tap k.
+        channels: gathered ``[chunks * step]``, a chunk is ``step`` of them (-1: padding); else ``[chunks]``, a number i
+            stands for the neighbours ``i * step`` to ``i * step + step - 1``.
+        segments: ``[chunks]``, ``g * taps + k`` of each chunk.
+    """
+
+    outputs: int
+    inputs: int
+    taps: int
+    way: Way
+    order: Tensor
+    pointers: Tensor
+    channels: Tensor
+    segments: Tensor
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return len(self.order) // self.way.width
+
+    @property
+    def fraction(self) -> float:
+        """Share of a dense convolution's products that are computed, padding included."""
+        return len(self.segments) * self.way.step * self.way.width / (self.outputs * self.inputs * self.taps)
+
+    def lists(self, device: torch.device | str = "cpu") -> Lists:
+        """As the kernels take them."""
+        order = self.order.to(device) if self.way.reorder else None
+        return Lists(order, *(x.to(device) for x in (self.pointers, self.channels, self.segments)))
+
+    def members(self, group: int) -> Tensor:
+        """Output channels of one group, int64."""
+        found = self.order[group * self.way.width : (group + 1) * self.way.width].long()
+        return found[found < self.outputs]
+
+    def chunk(self, index: int) -> Tensor:
+        """Input channels of one chunk, int64."""
+        step = self.way.step
+        if self.way.gathered:
+            found = self.channels[index * step : (index + 1) * step].long()
+            return found[found >= 0]
+        first = int(self.channels[index]) * step
+        return torch.arange(first, min(first + step, self.inputs))
+
+
+def group_channels(mask: Tensor, way: Way, *, transposed: bool = False) -> ChannelGroups:
+    """The groups of a convolution's mask.
+
+    Args:
+        mask: bool ``[Cout, Cin, ...]``.
+        way: how a kernel will compute.
+        transposed: whether outputs are the input channels of the convolution: for its input gradient.
+
+    Raises:
+        ValueError: ``mask`` is empty. TypeError: ``mask`` is no bool tensor.
+    """
+    as_matrix(mask)
+    mask = mask.detach().cpu()
+    mask = mask.transpose(0, 1) if transposed else mask
+    outputs, inputs = mask.shape[:2]
+    used = mask.reshape(outputs, inputs, -1)
+    order = torch.arange(outputs + -outputs % way.width, dtype=torch.int32).clamp_max(outputs)
+    if way.reorder:
+        order[:outputs] = row_order(used, way.width).to(torch.int32)
+    rows = torch.cat([used, used.new_zeros(1, *used.shape[1:])])[order.long()]
+    unions = rows.view(-1, way.width, *used.shape[1:]).any(1).transpose(1, 2).flatten(0, 1)  # [groups * taps, inputs]
+    lists = [_chunks(union, way) for union in unions]
+    counts = torch.tensor([len(x) // way.step if way.gathered else len(x) for x in lists])
+    pointers = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+    segments = torch.arange(len(lists)).repeat_interleave(counts).to(torch.int32)
+    channels = torch.cat(lists).to(torch.int32)
+    return ChannelGroups(outputs, inputs, used.shape[2], way, order, pointers, channels, segments)
+
+
+def _chunks(union: Tensor, way: Way) -> Tensor:
+    """The channels of a union padded to whole chunks, or the numbers of the chunks that it touches."""
+    listed = union.nonzero().squeeze(1)
+    if way.gathered:
+        return torch.cat([listed, listed.new_full((-len(listed) % way.step,), -1)])
+    return listed.div(way.step, rounding_mode="floor").unique()
