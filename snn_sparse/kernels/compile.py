@@ -32,7 +32,7 @@ from snn_sparse.kernels.statistics import batch_statistics
 ARCHITECTURES = (80, 90, 100)
 TIMESTEPS = (1, 4, 5, 8, 16, 32)
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-_TYPES = {**DTYPES, torch.int32: "i32", torch.uint8: "u8"}
+_TYPES = {**DTYPES, torch.int32: "i32", torch.uint8: "u8", torch.int64: "i64"}
 _COLUMNS = "{:<19} {:<32} {:>3} {:>5} {:>5} {:>10} {:>7} {:>7}"
 HEADER = _COLUMNS.format("kernel", "variant", "T", "dtype", "arch", "registers", "spills", "shared")
 

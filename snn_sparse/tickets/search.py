@@ -174,6 +174,7 @@ class Search:
             self.settings.batch_size,
             augmentation=self.data.augmentation,
             generator=self.generator(level, done),
+            memory_format=torch.channels_last,
         )
         try:
             return train_epoch(model, batches, optimizer)

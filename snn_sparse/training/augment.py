@@ -1,9 +1,11 @@
 """Augmentation of a whole batch at once, on the device where it lives: crop, flip, cutout."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+
+from snn_sparse.ops.image_batch import DRAWS, Draws, augment
 
 
 @dataclass(frozen=True)
@@ -28,43 +30,26 @@ class Augmentation:
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Augment ``[N, C, H, W]``; random numbers come from ``generator``, which lives on the CPU."""
-        if self.flip:
-            images = random_flip(images, generator)
-        if self.crop_padding:
-            images = random_crop(images, self.crop_padding, generator)
-        if self.cutout:
-            images = random_cutout(images, self.cutout, generator)
-        return images
+        n, _, height, width = images.shape
+        return augment(images, self.draw((n,), height, width, generator).to(images.device))
 
+    def draw(self, sizes: Sequence[int], height: int, width: int, generator: torch.Generator) -> Draws:
+        """Random numbers of some batches in turn, drawn on the CPU, so that every device sees the same augmentation.
 
-def _draw(high: int, n: int, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """N integers in [0, high): drawn on the CPU, so that every device sees the same augmentation."""
-    return torch.randint(high, (n,), generator=generator).to(images.device)
+        Args:
+            sizes: images of each batch.
+            height, width: of an image.
+            generator: on the CPU. Of each batch it gives, in this order and as far as they are wanted, for all images:
+                whether to flip, row of the crop, column of the crop, row of the cutout, column of the cutout.
 
-
-def random_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image with probability 1/2."""
-    flip = _draw(2, len(images), images, generator).bool()
-    return torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
-
-
-def random_crop(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
-    """Pad by zeros and cut a random window of the old size out of each image."""
-    n, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
-    rows = _draw(2 * padding + 1, n, images, generator)[:, None] + torch.arange(height, device=images.device)
-    cols = _draw(2 * padding + 1, n, images, generator)[:, None] + torch.arange(width, device=images.device)
-    sample = torch.arange(n, device=images.device)
-    # advanced indices around a slice put their axes first: [N, H, W, C]
-    return padded[sample[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
-
-
-def random_cutout(images: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:
-    """Zero a square of ``side`` pixels around a random centre in each image."""
-    n, _, height, width = images.shape
-    y = _draw(height, n, images, generator)[:, None] - torch.arange(height, device=images.device)
-    x = _draw(width, n, images, generator)[:, None] - torch.arange(width, device=images.device)
-    half = side // 2
-    # a centre c covers pixels c - half .. c + half - 1
-    in_y, in_x = (y <= half) & (y > -half), (x <= half) & (x > -half)
-    return images.masked_fill((in_y[:, :, None] & in_x[:, None, :])[:, None], 0)
+        Returns:
+            for all ``sum(sizes)`` images, on the CPU.
+        """
+        window = 2 * self.crop_padding + 1 if self.crop_padding else 0
+        limits = (2 if self.flip else 0, window, window, height if self.cutout else 0, width if self.cutout else 0)
+        values = torch.zeros((DRAWS, sum(sizes)), dtype=torch.int32)
+        for batch in values.split(list(sizes), dim=1):
+            for numbers, high in zip(batch, limits, strict=True):
+                if high:
+                    numbers.copy_(torch.randint(high, numbers.shape, generator=generator))
+        return Draws(values, self.flip, self.crop_padding, self.cutout)

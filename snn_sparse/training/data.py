@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from snn_sparse.ops.image_batch import image_batch, normalise
 from snn_sparse.training.augment import Augmentation
 
 
@@ -43,26 +44,48 @@ class ImageSet:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 pixels -> float32, scaled to 0..1, minus ``mean``, divided by ``std``."""
-        shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=pixels.device).view(shape)
-        std = torch.tensor(self.std, device=pixels.device).view(shape)
-        return (pixels.float() / 255 - mean) / std
+        return normalise(pixels, self.mean, self.std)
 
     def batches(
-        self, batch_size: int, *, augmentation: Augmentation | None = None, generator: torch.Generator | None = None
+        self,
+        batch_size: int,
+        *,
+        augmentation: Augmentation | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of normalised images and labels: shuffled and augmented with a ``generator``, in order without.
 
-        A last batch of a single image joins the one before, since batch norm cannot train on it.
+        A last batch of a single image joins the one before, since batch norm cannot train on it. All random numbers are
+        drawn before the first batch and copied to the device at once: no later batch waits for the host.
+
+        Args:
+            batch_size: images a batch.
+            augmentation: of the images; it needs a ``generator``.
+            generator: on the CPU; of the order, and of the numbers that ``augmentation`` takes for each batch in turn.
+            dtype: of the images; float32, float16 or bfloat16.
+            memory_format: of the images; ``torch.contiguous_format`` or ``torch.channels_last``.
+
+        Raises:
+            ValueError: ``batch_size`` below 1, or another ``memory_format``. TypeError: another ``dtype``.
         """
-        n, device = len(self), self.images.device
-        order = torch.randperm(n, generator=generator) if generator is not None else torch.arange(n)
-        for part in batch_bounds(n, batch_size):
-            index = order[part].to(device)
-            pixels = self.images[index]
-            if augmentation is not None and generator is not None:
-                pixels = augmentation(pixels, generator)
-            yield self.normalise(pixels), self.labels[index]
+        bounds, device = batch_bounds(len(self), batch_size), self.images.device
+        draws = None
+        if generator is None:
+            order = torch.arange(len(self), device=device)
+        else:
+            order = torch.randperm(len(self), generator=generator).to(device)
+            if augmentation is not None:
+                sizes, (height, width) = [part.stop - part.start for part in bounds], self.images.shape[-2:]
+                draws = augmentation.draw(sizes, height, width, generator).to(device)
+        labels = self.labels[order]
+        for part in bounds:
+            given = None if draws is None else draws[part]
+            images = image_batch(
+                self.images, order[part], self.mean, self.std, given, dtype=dtype, memory_format=memory_format
+            )
+            yield images, labels[part]
 
 
 def batch_bounds(n: int, batch_size: int) -> list[slice]:

@@ -27,13 +27,14 @@ def train_epoch(model: nn.Module, batches: Batches, optimizer: torch.optim.Optim
             spikes, so the loss may not tell). Looked at once, after the epoch, so that nothing waits for the device.
     """
     model.train()
-    total, images = torch.zeros(()), 0
+    total: torch.Tensor | float = 0.0
+    images = 0
     for x, y in batches:
         optimizer.zero_grad(set_to_none=True)
         loss = temporal_cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        total, images = total.to(loss.device) + loss.detach() * len(y), images + len(y)
+        total, images = total + loss.detach() * len(y), images + len(y)
     mean = float(total) / max(images, 1)
     if not math.isfinite(mean):
         raise NonFiniteLossError(f"loss became {mean}")

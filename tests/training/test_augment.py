@@ -4,7 +4,8 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 
-from snn_sparse.training.augment import Augmentation, random_crop, random_cutout, random_flip
+from snn_sparse.ops.image_batch import augment as apply
+from snn_sparse.training.augment import Augmentation
 
 
 def images(n=64, c=3, h=9, w=7):
@@ -13,7 +14,7 @@ def images(n=64, c=3, h=9, w=7):
 
 def test_every_crop_is_a_window_of_the_padded_image_and_all_windows_occur():
     x = images(400, 1, 5, 4)
-    out = random_crop(x, 1, torch.Generator().manual_seed(0))
+    out = Augmentation(crop_padding=1)(x, torch.Generator().manual_seed(0))
     seen = set()
     for a, b in zip(x, out, strict=True):
         padded = TF.pad(a, [1])
@@ -25,7 +26,7 @@ def test_every_crop_is_a_window_of_the_padded_image_and_all_windows_occur():
 
 def test_flip_mirrors_about_half():
     x = images(300)
-    out = random_flip(x, torch.Generator().manual_seed(0))
+    out = Augmentation(flip=True)(x, torch.Generator().manual_seed(0))
     flipped = [torch.equal(b, TF.hflip(a)) for a, b in zip(x, out, strict=True)]
     assert all(f or torch.equal(a, b) for f, a, b in zip(flipped, x, out, strict=True))
     assert 100 < sum(flipped) < 200
@@ -34,7 +35,7 @@ def test_flip_mirrors_about_half():
 def test_cutout_is_a_clipped_square_around_every_centre():
     """Published: rows y - L/2 .. y + L/2 (the last excluded), clipped to the image; the same for columns."""
     x = images(600, 2, 6, 5)
-    out = random_cutout(x, 4, torch.Generator().manual_seed(0))
+    out = Augmentation(cutout=4)(x, torch.Generator().manual_seed(0))
     centres = set()
     for a, b in zip(x, out, strict=True):
         found = []
@@ -59,8 +60,21 @@ def test_same_generator_state_same_images():
 
 
 def test_nothing_to_do():
-    x = images()
-    assert Augmentation()(x, torch.Generator()) is x
+    x, generator = images(), torch.Generator()
+    before = generator.get_state()
+    assert Augmentation()(x, generator) is x
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_numbers_of_several_batches_are_drawn_a_batch_at_a_time():
+    augment, generator = Augmentation(crop_padding=2, flip=True, cutout=4), torch.Generator().manual_seed(5)
+    together = augment.draw((3, 1, 7), 9, 6, torch.Generator().manual_seed(5))
+    parts = [augment.draw((n,), 9, 6, generator) for n in (3, 1, 7)]
+    assert torch.equal(together.values, torch.cat([part.values for part in parts], 1))
+    x = images(11, 2, 9, 6)
+    expected = torch.cat([apply(x[a:b], part) for a, b, part in zip((0, 3, 4), (3, 4, 11), parts, strict=True)])
+    assert torch.equal(apply(x, together), expected)
+    assert torch.equal(apply(x[3:4], together[3:4]), apply(x[3:4], parts[1]))
 
 
 def test_wrong_arguments():

@@ -1,5 +1,10 @@
+"""Batches of an image set: which images, in which order and form, by which random numbers."""
+
+import functools
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from snn_sparse.training.augment import Augmentation
 from snn_sparse.training.data import ImageSet, batch_bounds
@@ -46,6 +51,69 @@ def test_augmentation_only_with_a_generator():
     augment = Augmentation(flip=True)
     plain = torch.cat([x for x, _ in data.batches(8, augmentation=augment)])
     assert torch.equal(plain, data.normalise(data.images))
+
+
+def drawn_batch_by_batch(data, batch_size, augmentation, generator):
+    """The images in the order of drawing that seeds stand for: each batch's numbers just before its images."""
+    _, _, height, width = data.images.shape
+    order = torch.randperm(len(data), generator=generator)
+    for part in batch_bounds(len(data), batch_size):
+        images = list(data.images[order[part]])
+        draw = functools.partial(torch.randint, size=(len(images),), generator=generator)
+        if augmentation.flip:
+            images = [x.flip(-1) if flipped else x for x, flipped in zip(images, draw(2), strict=True)]
+        if p := augmentation.crop_padding:
+            windows = zip(images, draw(2 * p + 1), draw(2 * p + 1), strict=True)
+            images = [F.pad(x, (p,) * 4)[:, i : i + height, j : j + width] for x, i, j in windows]
+        if half := augmentation.cutout // 2:
+            images = [x.clone() for x in images]
+            for x, i, j in zip(images, draw(height), draw(width), strict=True):
+                x[:, max(0, i - half) : i + half, max(0, j - half) : j + half] = 0
+        yield data.normalise(torch.stack(images))
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(flip=True),
+        Augmentation(crop_padding=2),
+        Augmentation(cutout=2),
+        Augmentation(flip=True, crop_padding=1, cutout=3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("batch_size", [4, 11, 100])
+def test_a_seed_gives_the_batches_that_it_always_gave(augmentation, batch_size):
+    data, seed = image_set(), int(torch.randint(1000, ()))
+    expected = drawn_batch_by_batch(data, batch_size, augmentation, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    for (found, _), images in zip(
+        data.batches(batch_size, augmentation=augmentation, generator=generator), expected, strict=True
+    ):
+        assert torch.equal(found, images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(flip=True, crop_padding=1)])
+def test_form_of_the_images(dtype, memory_format, augmentation):
+    data = image_set()
+
+    def batches(**form):
+        return data.batches(9, augmentation=augmentation, generator=torch.Generator().manual_seed(3), **form)
+
+    for (found, y), (plain, labels) in zip(batches(dtype=dtype, memory_format=memory_format), batches(), strict=True):
+        assert found.is_contiguous(memory_format=memory_format)
+        assert plain.is_contiguous()
+        assert plain.dtype == torch.float32
+        assert found.dtype == dtype
+        assert torch.equal(found, plain.to(dtype))
+        assert torch.equal(y, labels)
+    with pytest.raises(TypeError, match="dtype"):
+        next(batches(dtype=torch.float64))
+    with pytest.raises(ValueError, match="memory_format"):
+        next(batches(memory_format=torch.preserve_format))
 
 
 @pytest.mark.parametrize(
