@@ -129,8 +129,8 @@ def weight_gradient(
     splits = max(1, min(tiles, ceil_div(_PROGRAMS, max(1, chunks))))
     dweight = torch.zeros((g.outputs, *g.kernel, g.inputs), dtype=dtype, device=grad.device).permute(0, 3, 1, 2)
     partials = torch.empty((splits, chunks, way.step, way.width), dtype=torch.float32, device=grad.device)
-    walked: dict[str, Any] = {"order": lists.order, "channels": lists.channels, "segments": lists.segments, "partials": partials}
-    walked |= {"inputs": g.inputs, "outputs": g.outputs, "chunks": chunks, "splits": splits}
+    walked: dict[str, Any] = {"order": lists.order, "channels": lists.channels, "segments": lists.segments}
+    walked |= {"partials": partials, "inputs": g.inputs, "outputs": g.outputs, "chunks": chunks, "splits": splits}
     cut = {"TAPS": g.taps, "GATHERED": way.gathered, "WIDTH": way.width, "STEP": way.step}
     launch(
         _weight_gradient_kernel,

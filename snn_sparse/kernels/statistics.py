@@ -104,38 +104,13 @@ def _merge_statistics_kernel(
             _move(running_var, m2 / (count - 1.0), factor, channel, channels)
 
 
-def batch_statistics(
-    y: torch.Tensor,
-    eps: float = 1e-5,
-    *,
-    pooled: bool = False,
-    running_mean: torch.Tensor | None = None,
-    running_var: torch.Tensor | None = None,
-    factors: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and ``1 / sqrt(variance + eps)`` of each channel; moves the running statistics in place if they are given.
-
-    Args:
-        y: ``[T, N, C, H, W]``, float32, float16 or bfloat16, NCHW or NHWC in memory (else it is copied).
-        eps: added to the (biased) variance.
-        pooled: whether all steps share one mean and variance, instead of each having its own.
-        running_mean: ``[C]``, contiguous; moved once an update, in order of t.
-        running_var: likewise, by the unbiased variance.
-        factors: float32 ``[updates]`` on the device, T of them, or one if pooled: share of the new statistics.
-
-    Returns:
-        float32 ``[updates, C]``, twice.
-
-    Raises:
-        ValueError: a shape that does not fit, or a single value per channel. TypeError: a dtype that is not supported.
-    """
-    updates = _check(y, pooled, running_mean, running_var, factors)
+def _partial_statistics(y: torch.Tensor) -> torch.Tensor:
+    """Parts of the statistics of each channel and timestep ``[3, C, T, programs]``."""
     steps, channels = y.shape[0], y.shape[2]
     layout = is_channels_last(y)
     tiling = plan(tuple(y.shape[1:]), _ELEMENTS, channels_last=layout or y.shape[-1] * y.shape[-2] == 1)
     programs = max(1, triton.cdiv(tiling.summing_programs, steps))
     partials = torch.empty((3, channels, steps, programs), dtype=torch.float32, device=y.device)
-    mean, invstd = (torch.empty((updates, channels), dtype=torch.float32, device=y.device) for _ in range(2))
     launch(
         _partial_statistics_kernel,
         programs * tiling.blocks * steps,
@@ -148,6 +123,43 @@ def batch_statistics(
         programs=programs,
         **tiling.arguments(),
     )
+    return partials
+
+
+def batch_statistics(
+    y: torch.Tensor,
+    eps: float = 1e-5,
+    *,
+    pooled: bool = False,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    factors: torch.Tensor | None = None,
+    parts: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and ``1 / sqrt(variance + eps)`` of each channel; moves the running statistics in place if they are given.
+
+    Args:
+        y: ``[T, N, C, H, W]``, float32, float16 or bfloat16, NCHW or NHWC in memory (else it is copied).
+        eps: added to the (biased) variance.
+        pooled: whether all steps share one mean and variance, instead of each having its own.
+        running_mean: ``[C]``, contiguous; moved once an update, in order of t.
+        running_var: likewise, by the unbiased variance.
+        factors: float32 ``[updates]`` on the device, T of them, or one if pooled: share of the new statistics.
+        parts: float32 ``[3, C, T, parts]``, contiguous: count, mean and sum of squared deviations of parts of y, from
+            who has written it; then y is not read.
+
+    Returns:
+        float32 ``[updates, C]``, twice.
+
+    Raises:
+        ValueError: a shape that does not fit, or a single value per channel. TypeError: a dtype that is not supported.
+    """
+    updates = _check(y, pooled, running_mean, running_var, factors)
+    steps, channels = y.shape[0], y.shape[2]
+    partials = _partial_statistics(y) if parts is None else parts
+    if partials.shape[:3] != (3, channels, steps) or not partials.is_contiguous():
+        raise ValueError(f"parts must be contiguous and {(3, channels, steps)} by parts, got {tuple(partials.shape)}")
+    mean, invstd = (torch.empty((updates, channels), dtype=torch.float32, device=y.device) for _ in range(2))
     launch(
         _merge_statistics_kernel,
         triton.cdiv(channels, _CHANNELS),
@@ -161,7 +173,7 @@ def batch_statistics(
         factors=factors,
         eps=float(eps),
         updates=updates,
-        parts=programs * (steps // updates),
+        parts=partials.shape[3] * (steps // updates),
         channels=channels,
         CHANNELS=_CHANNELS,
         PARTS=_PARTS,

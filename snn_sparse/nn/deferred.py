@@ -37,6 +37,11 @@ class Deferred:
         """The value as a tensor of :attr:`sizes`."""
         raise TypeError(f"{type(self).__name__} has no value")
 
+    def stored(self, wish: Layout | None = None) -> "Stored":
+        """The value, computed; in the layout that the caller wishes for where it is still to be written."""
+        value = self._compute()
+        return Stored(value, tuple(value.shape), layout_of(value), self.repeat)  # type: ignore[arg-type]
+
     def _over_time(self, x: torch.Tensor) -> torch.Tensor:
         if self.repeat is None:
             return x
@@ -121,12 +126,20 @@ class Stored(Deferred):
         layout: of ``data``.
         repeat: see :class:`Deferred`.
         binary: whether all elements are known to be zero or one.
+        parts: of the batch statistics of the value, where who has written it gave them (``kernels/statistics.py``).
     """
 
     def __init__(
-        self, data: torch.Tensor, sizes: Sizes, layout: Layout, repeat: int | None = None, binary: bool = False
+        self,
+        data: torch.Tensor,
+        sizes: Sizes,
+        layout: Layout,
+        repeat: int | None = None,
+        binary: bool = False,
+        parts: torch.Tensor | None = None,
     ) -> None:
         self.data, self.sizes, self.layout, self.repeat, self.binary = data, sizes, layout, repeat, binary
+        self.parts = parts
         self._converted: dict[Layout, torch.Tensor] = {layout: data}
 
     @property
@@ -138,6 +151,10 @@ class Stored(Deferred):
     def device(self) -> torch.device:
         """Where the elements are."""
         return self.data.device
+
+    def stored(self, wish: Layout | None = None) -> "Stored":
+        """As :meth:`Deferred.stored`."""
+        return self
 
     def data_in(self, layout: Layout) -> torch.Tensor:
         """The elements in another layout."""
@@ -178,15 +195,20 @@ class PackedStored(Stored):
 
 
 class Normed(Deferred):
-    """A batch norm that has not run: ``norm`` (a fused batch norm layer) of ``source``.
+    """A batch norm that has not run: ``norm`` (a fused batch norm layer) of ``given``, which may not have run either.
 
     However many consumers make it run, its running statistics move once.
     """
 
-    def __init__(self, source: Stored, norm: Any, used: list[bool] | None = None) -> None:
-        self.source, self.norm = source, norm
-        self.sizes, self.repeat = source.sizes, source.repeat
+    def __init__(self, given: Deferred, norm: Any, used: list[bool] | None = None) -> None:
+        self.given, self.norm = given, norm
+        self.sizes, self.repeat = given.sizes, given.repeat
         self._used = used if used is not None else []
+
+    @property
+    def source(self) -> Stored:
+        """What is normalised, computed."""
+        return self.given.stored()
 
     def first_use(self) -> bool:
         """True the first time: the running statistics may move."""
@@ -198,7 +220,7 @@ class Normed(Deferred):
 
     def over_time(self, timesteps: int) -> Deferred:
         """As :meth:`Deferred.over_time`."""
-        twin = Normed(self.source, self.norm, self._used)
+        twin = Normed(self.given, self.norm, self._used)
         twin.repeat = timesteps
         return twin
 
@@ -261,14 +283,7 @@ def stored(x: Any, wish: Layout | None = None) -> Stored:
         x: what to run.
         wish: the layout that the caller will read, for values that are still to be written.
     """
-    if isinstance(x, Stored):
-        return x
-    if isinstance(x, (Spikes, Pooled)):
-        return x.stored(wish)
     if isinstance(x, Deferred):
-        repeat = x.repeat
-        value = x._compute()
-    else:
-        repeat = 0 if x.dim() == 4 else None
-        value = x.unsqueeze(0) if x.dim() == 4 else x
-    return Stored(value, tuple(value.shape), layout_of(value), repeat)  # type: ignore[arg-type]
+        return x.stored(wish)
+    value = x.unsqueeze(0) if x.dim() == 4 else x
+    return Stored(value, tuple(value.shape), layout_of(value), 0 if x.dim() == 4 else None)

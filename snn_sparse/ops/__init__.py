@@ -5,7 +5,8 @@ from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
 from snn_sparse.ops.loss import predict, temporal_cross_entropy
 from snn_sparse.ops.neuron import Firing, integrate_and_fire, lif, parametric_lif
 from snn_sparse.ops.neuron_sequence import neuron_sequence
-from snn_sparse.ops.spike_bits import Packed, packed_conv2d, unpack_spikes
+from snn_sparse.ops.packed_conv import packed_conv2d
+from snn_sparse.ops.spike_bits import Packed, unpack_spikes
 from snn_sparse.ops.surrogate import (
     SURROGATES,
     ATan,

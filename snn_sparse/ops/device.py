@@ -25,18 +25,21 @@ def on_kernels(*tensors: torch.Tensor | None) -> bool:
     )
 
 
-def kernels_run(x: torch.Tensor) -> bool:
-    """Whether an operator on ``x`` is to run its Triton kernel; the first time on a kind of GPU it is checked first."""
-    return x.dtype in KERNEL_DTYPES and _kernels_run_on(x.device.type, x.device.index or 0)
+def kernels_run(x: torch.Tensor, family: str = "neuron") -> bool:
+    """Whether an operator on ``x`` is to run its Triton kernel; the first time on a kind of GPU it is checked first.
+
+    ``family`` is one of those that :mod:`snn_sparse.ops.self_check` checks one by one.
+    """
+    return x.dtype in KERNEL_DTYPES and _kernels_run_on(x.device.type, x.device.index or 0, family)
 
 
-def _kernels_run_on(kind: str, index: int) -> bool:
+def _kernels_run_on(kind: str, index: int, family: str) -> bool:
     if not triton_found():
         return False
     if kind == "cuda":
         from snn_sparse.ops.self_check import trusted
 
-        return trusted(torch.device(kind, index))
+        return trusted(torch.device(kind, index), family)
     return kind == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
 

@@ -33,7 +33,8 @@ class NeuronSpec:
 class Norm:
     """One batch norm: affine parameters and running statistics ``[C]`` (or None), and how to use them.
 
-    ``factors`` are the shares of the new statistics in the updates (see :func:`batch_norm_sequence`).
+    ``factors`` are the shares of the new statistics in the updates (see :func:`batch_norm_sequence`). ``parts`` are
+    those of the batch statistics, where the kernel that has written the input gave them (``kernels/statistics.py``).
     """
 
     weight: torch.Tensor | None
@@ -44,6 +45,7 @@ class Norm:
     training: bool
     eps: float = 1e-5
     statistics: BatchNormStatistics = "per_step"
+    parts: torch.Tensor | None = None
 
     @property
     def uses_batch(self) -> bool:

@@ -154,7 +154,7 @@ def image_batch(
         raise TypeError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
     if memory_format not in (torch.contiguous_format, torch.channels_last):
         raise ValueError(f"memory_format must be contiguous_format or channels_last, got {memory_format}")
-    if not kernels_run(torch.empty(0, dtype=torch.float32, device=images.device)):
+    if not kernels_run(torch.empty(0, dtype=torch.float32, device=images.device), "batches"):
         return reference(images, index, mean, std, draws, dtype=dtype, memory_format=memory_format)
     from snn_sparse.kernels.augment import image_batch as run
 

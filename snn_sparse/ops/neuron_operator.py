@@ -256,5 +256,5 @@ def _normed(norm: Norm | None, x: Tensor | None) -> tuple[Tensor | None, ...]:
         return norm.running_mean, norm.running_var, norm.weight, norm.bias
     pooled = norm.statistics == "pooled"
     running = norm.running_mean, norm.running_var
-    found = update_statistics(x, *running, norm.factors, pooled=pooled, eps=norm.eps)
+    found = update_statistics(x, *running, norm.factors, pooled=pooled, eps=norm.eps, parts=norm.parts)
     return *found, norm.weight, norm.bias

@@ -98,7 +98,7 @@ class FusedOptimizer(torch.optim.Optimizer):
         self._shapes, self._device = [p.shape for p in self._parameters], self._parameters[0].device
         for name, p in parameters.items():
             _check_parameter(name, p, self._device, p.shape)
-        if not kernels_run(self._parameters[0]):
+        if not kernels_run(self._parameters[0], "optimizer"):
             raise ValueError(f"parameters must be where Triton kernels run, got {self._device}")
         self._alive: list[Tensor | None] = [
             torch.empty_like(p, dtype=torch.bool).copy_(masks[name]) if name in masks else None

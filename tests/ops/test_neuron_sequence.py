@@ -11,7 +11,8 @@ from snn_sparse.ops.device import kernels_run
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm, reference
 from snn_sparse.ops.neuron import Firing
 from snn_sparse.ops.neuron_sequence import neuron_sequence
-from snn_sparse.ops.spike_bits import Packed, packed_conv2d, packed_shape, plain_pack, plain_unpack, unpack_spikes
+from snn_sparse.ops.packed_conv import packed_conv2d
+from snn_sparse.ops.spike_bits import Packed, packed_shape, plain_pack, plain_unpack, unpack_spikes
 
 T, SHAPE = 4, (3, 5, 6, 7)
 
@@ -89,7 +90,7 @@ def test_bits(channels_last, sizes):
     assert torch.equal(plain_unpack(bits, sizes, torch.float32), spikes)
     carrier = torch.zeros(1).expand(sizes).requires_grad_()
     weight, bias = torch.randn(3, c, 1, 1, requires_grad=True), torch.randn(3, requires_grad=True)
-    y = packed_conv2d(Packed(carrier, bits), weight, bias, [2, 1], [0, 1])
+    y, _ = packed_conv2d(Packed(carrier, bits), weight, bias, [2, 1], [0, 1])
     dense = spikes.clone().requires_grad_()
     expected = torch.nn.functional.conv2d(dense.flatten(0, 1), weight, bias, (2, 1), (0, 1)).unflatten(0, (t, n))
     torch.testing.assert_close(y, expected)
@@ -136,16 +137,16 @@ def card(monkeypatch, tmp_path):
 
 def test_a_passed_check_is_remembered(card, monkeypatch):
     calls = []
-    monkeypatch.setattr(self_check, "find_problem", lambda device: calls.append(device))
-    for _ in range(2):
-        assert self_check.trusted(torch.device("cuda", 0))
+    monkeypatch.setattr(self_check, "find_problem", lambda device, family: calls.append((device, family)))
+    for family in ("neuron", "optimizer", "neuron"):
+        assert self_check.trusted(torch.device("cuda", 0), family)
         self_check.trusted.cache_clear()  # as in another process
-    assert len(calls) == 1
+    assert [family for _, family in calls] == ["neuron", "optimizer"]
     assert set(json.loads(card.read_text()).values()) == {"ok"}
 
 
 def test_a_failed_check_warns_once_and_means_plain_pytorch(card, monkeypatch):
-    monkeypatch.setattr(self_check, "find_problem", lambda device: "spikes differ")
+    monkeypatch.setattr(self_check, "find_problem", lambda device, family: "spikes differ")
     with pytest.warns(UserWarning, match="spikes differ.*report"):
         assert not self_check.trusted(torch.device("cuda", 0))
     with warnings.catch_warnings():

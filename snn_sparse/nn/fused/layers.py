@@ -7,18 +7,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from snn_sparse.nn.deferred import Deferred, Normed, PackedStored, Pooled, Spikes, Stored, plain, stored
+from snn_sparse.nn.fused.convolution import Convolved, geometry_of
+from snn_sparse.nn.fused.gpu_plan import ConvPlanner
 from snn_sparse.nn.fused.plan import ConvShape, Plan, Planner
 from snn_sparse.nn.layers import BatchNorm2d, Conv2d, MaxPool2d
 from snn_sparse.ops.binary_conv import binary_conv2d
 from snn_sparse.ops.device import fusable, on_kernels
 from snn_sparse.ops.fused_neuron import Norm
-from snn_sparse.ops.layout import NCHW, PACKED, Layout, layout_of, ordered
+from snn_sparse.ops.layout import NCHW, NHWC, PACKED, Layout, layout_of, ordered
 from snn_sparse.ops.library import usable
+from snn_sparse.ops.packed_conv import ConvPlan
 from snn_sparse.ops.sparse_conv import Structure, sparse_conv2d
-from snn_sparse.ops.spike_bits import packed_conv2d
 
 # Packing takes the same time at any density: little beside a convolution at 25 %, much beside one at 2 %.
 PACK_ABOVE = 0.15
+
+
+_PLANNERS = ("_planner", "_conv_planner")
 
 
 class _Planned(nn.Module):
@@ -28,27 +33,35 @@ class _Planned(nn.Module):
 
     @property
     def planner(self) -> Planner:
-        """Plans of this layer, made when first needed."""
+        """Plans of this layer for a CPU, made when first needed."""
         if "_planner" not in self.__dict__:
             self.__dict__["_planner"] = Planner(self.live_mask)
         return self.__dict__["_planner"]
 
+    @property
+    def conv_planner(self) -> ConvPlanner:
+        """Plans of this layer for a GPU, made when first needed."""
+        if "_conv_planner" not in self.__dict__:
+            self.__dict__["_conv_planner"] = ConvPlanner(self.live_mask)
+        return self.__dict__["_conv_planner"]
+
     def set_mask(self, mask: torch.Tensor | None) -> None:
         """Tell the layer which weights are alive (None: all); plans for another mask are forgotten."""
         self.live_mask = mask
-        self.__dict__.pop("_planner", None)
+        for name in _PLANNERS:
+            self.__dict__.pop(name, None)
 
     @property
     def gradient_is_masked(self) -> bool:
         """Whether the weight's gradient is zero at pruned weights without anybody's doing."""
-        return self.live_mask is not None and self.planner.always_sparse
+        return self.live_mask is not None and (self.planner.always_sparse or self.conv_planner.always_masked)
 
     def __deepcopy__(self, memo: dict) -> "_Planned":
         twin = self.__class__.__new__(self.__class__)
         memo[id(self)] = twin
         import copy
 
-        twin.__dict__ = {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k != "_planner"}
+        twin.__dict__ = {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in _PLANNERS}
         return twin
 
 
@@ -88,16 +101,24 @@ class FusedConv2d(_Planned, Conv2d):
         y = sparse_conv2d(source.data_in(_lanes(plan)), self.weight, self.bias, (h, w), structure, binary=pack)
         return Stored(y, after, _lanes(plan), source.repeat)
 
-    def _on_gpu(self, given: Deferred) -> Stored:
-        """Dense, reading packed spikes where backward would keep them."""
-        source = stored(given, PACKED if torch.is_grad_enabled() else None)
-        stride, padding = list(self.stride), [int(p) for p in self.padding]
+    def _on_gpu(self, given: Deferred) -> Deferred:
+        """By plan where spikes come packed and channels last; else by torch."""
+        packs = torch.is_grad_enabled() or layout_of(self.weight.unsqueeze(0)) == NHWC
+        source = stored(given, PACKED if packs else None)
         if isinstance(source, PackedStored):
-            y = packed_conv2d(source.packed, self.weight, self.bias, stride, padding)
-        else:
-            y = F.conv2d(source.sequence().flatten(0, 1), self.weight, self.bias, stride, padding)
-            y = y.unflatten(0, source.sizes[:2])
-        return Stored(y, tuple(y.shape), layout_of(y), source.repeat)  # type: ignore[arg-type]
+            geometry = geometry_of(self, source.sizes)
+            plan = ConvPlan()
+            if source.layout == NHWC:
+                plan = self.conv_planner.plan(geometry, _product_dtype(self.weight), self.weight.device)
+            return Convolved(self, source, plan, geometry.output_shape)
+        y = F.conv2d(source.sequence().flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
+        y = y.unflatten(0, source.sizes[:2])
+        return Stored(y, tuple(y.shape), layout_of(y), source.repeat)
+
+
+def _product_dtype(weight: torch.Tensor) -> torch.dtype:
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 def _is_maps(x: Any) -> bool:
@@ -144,7 +165,7 @@ class FusedBatchNorm2d(BatchNorm2d):
         """Deferred; an ordinary tensor where the operators cannot be used."""
         if isinstance(x, Deferred) or (_is_maps(x) and fusable(x, self.weight)):
             self._check_input_dim(x)
-            given = stored(x)
+            given = x if isinstance(x, Convolved) else stored(x)
             if given.repeat:  # a static batch that was repeated before: T equal steps, T updates
                 given = stored(given.tensor())
             return Normed(given, self)

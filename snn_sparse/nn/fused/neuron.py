@@ -1,13 +1,15 @@
 """Neuron layers that take the batch norm before them, a residual and the max-pool behind them into one operator."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from snn_sparse.nn.deferred import Deferred, Normed, PackedStored, Spikes, Stored, Sum, plain, stored
+from snn_sparse.nn.fused.convolution import Convolved
 from snn_sparse.nn.neuron import IF, LIF, Neuron, ParametricLIF
 from snn_sparse.ops.device import fusable, on_kernels
-from snn_sparse.ops.fused_neuron import Branch, NeuronSpec, fused_neuron
+from snn_sparse.ops.fused_neuron import Branch, NeuronSpec, Norm, fused_neuron
 from snn_sparse.ops.layout import NCHW, PACKED, Layout, layout_of
 from snn_sparse.ops.neuron_sequence import neuron_sequence
 from snn_sparse.ops.spike_bits import Packed
@@ -39,6 +41,10 @@ class FusedNeuron(Neuron):
         return self._run(stored(maps), pool=False, wish=NCHW).sequence().view(x.shape)
 
     def _run(self, x: Deferred, pool: bool, wish: Layout | None) -> Stored:
+        if isinstance(x, Normed) and isinstance(x.given, Convolved) and not x.norm.training:
+            found = x.given.fires(x.norm.record(x.sizes[0], False), self.spec(), self.rate_parameter(), pool)
+            if found is not None:
+                return found
         (main, norm), residual = _branches(x)
         if on_kernels(main.data):
             return self._run_kernels(x.timesteps, (main, norm), residual, pool, wish == PACKED)
@@ -68,14 +74,21 @@ class FusedNeuron(Neuron):
             value.sequence(),
             self.spec(),
             timesteps,
-            norm=None if norm is None else norm.norm.record(value.sizes[0], norm.first_use()),
+            norm=_record(value, norm),
             residual=given,
-            norm_residual=None if norm_other is None else norm_other.norm.record(timesteps, norm_other.first_use()),
+            norm_residual=None if other is None else _record(other, norm_other),
             w=self.rate_parameter(),
             pool=pool,
             packed=packed,
         )
         return PackedStored(spikes) if isinstance(spikes, Packed) else Stored(spikes, _sizes(spikes), layout_of(spikes))
+
+
+def _record(value: Stored, norm: Normed | None) -> Norm | None:
+    """What the operator must know of a batch norm, and of the statistics that the producer of its input gave."""
+    if norm is None:
+        return None
+    return replace(norm.norm.record(value.sizes[0], norm.first_use()), parts=value.parts)
 
 
 def _sizes(x: torch.Tensor) -> Any:

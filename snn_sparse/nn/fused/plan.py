@@ -1,11 +1,9 @@
 """How a layer computes under its mask: every way is timed once for the real shape, and the fastest is kept.
 
-The choice is remembered on disk by shape, density and machine; ``SNN_SPARSE_CACHE`` names another file, and an empty
-value turns that off.
+The choice is remembered on disk by shape, density and machine (``plan_file.py``).
 """
 
 import functools
-import json
 import os
 import platform
 import time
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from snn_sparse.nn.fused.plan_file import PlanFile
 from snn_sparse.ops.layout import NCHW, NHWC, Layout, convert
 from snn_sparse.ops.sparse_conv import Blocking, Structure, sparse_conv2d
 
@@ -69,6 +68,15 @@ class Plan:
     seconds: float
     dense_seconds: float
 
+    @classmethod
+    def read(cls, found: Any) -> "Plan | None":
+        """A plan from its dictionary, or None if that is none."""
+        try:
+            blocking = Blocking(**found["blocking"]) if found["blocking"] is not None else None
+            return cls(Layout(**found["layout"]), blocking, found["seconds"], found["dense_seconds"])
+        except (KeyError, TypeError):
+            return None
+
     def describe(self) -> str:
         """In a few words, for tables."""
         b = self.blocking
@@ -87,45 +95,6 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-class PlanFile:
-    """Plans on disk; unreadable or unwritable files are as good as none."""
-
-    def __init__(self) -> None:
-        default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "snn_sparse" / "plans.json"
-        name = os.environ.get("SNN_SPARSE_CACHE", str(default))
-        self.path = Path(name) if name else None
-
-    def read(self) -> dict[str, Any]:
-        """All plans by key."""
-        try:
-            found = json.loads(self.path.read_text()) if self.path is not None else {}
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def get(self, key: str) -> Plan | None:
-        """The plan under ``key``, or None."""
-        try:
-            found = self.read()[key]
-            blocking = Blocking(**found["blocking"]) if found["blocking"] is not None else None
-            return Plan(Layout(**found["layout"]), blocking, found["seconds"], found["dense_seconds"])
-        except (KeyError, TypeError):
-            return None
-
-    def put(self, key: str, plan: Plan) -> None:
-        """Add a plan, through a temporary file and a rename."""
-        if self.path is None:
-            return
-        plans = self.read() | {key: asdict(plan)}
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(plans, indent=1))
-            os.replace(temporary, self.path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
 
 
 class Planner:
@@ -152,11 +121,11 @@ class Planner:
         """The plan for a shape: from memory, from disk, or timed now."""
         if shape not in self.plans:
             key, file = shape.key(self.density), PlanFile()
-            found = file.get(key)
+            found = Plan.read(file.get(key))
             if found is None:
                 with torch.inference_mode(False), torch.enable_grad():
                     found = self._choose(shape)
-                file.put(key, found)
+                file.put(key, asdict(found))
             self.plans[shape] = found
         return self.plans[shape]
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from snn_sparse.ops import image_batch, optimizer_step, self_check_cases
 from snn_sparse.ops.batch_statistics import reference as plain_statistics
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm, reference
 from snn_sparse.ops.neuron import Firing
 from snn_sparse.ops.neuron_operator import Given, Settings
 from snn_sparse.ops.neuron_sequence import neuron_sequence
+from snn_sparse.ops.packed_conv import packed_conv2d, run_direction
 from snn_sparse.ops.self_check import find_problem
-from snn_sparse.ops.spike_bits import Packed, packed_conv2d, plain_pack, plain_unpack, unpack_spikes
+from snn_sparse.ops.spike_bits import Packed, plain_pack, plain_unpack, unpack_spikes
 
 OPS = torch.ops.snn_sparse
 T, SHAPE = 3, (2, 5, 4, 6)
@@ -48,20 +50,21 @@ def test_opcheck_neuron(packed, channels_last):
 
 def test_opcheck_the_others():
     y, running = draw().detach(), (torch.zeros(5), torch.ones(5))
-    torch.library.opcheck(OPS.batch_statistics.default, (y, *running, [0.1] * T, False, 1e-5))
-    torch.library.opcheck(OPS.batch_statistics.default, (y, None, None, [0.1], True, 1e-5))
+    torch.library.opcheck(OPS.batch_statistics.default, (y, None, *running, [0.1] * T, False, 1e-5))
+    torch.library.opcheck(OPS.batch_statistics.default, (y, None, None, None, [0.1], True, 1e-5))
     for channels_last in (False, True):
         spikes = (draw(channels_last).detach() > 0).float()
         carrier, bits = torch.empty(1).expand(spikes.shape).requires_grad_(), plain_pack(spikes)
         torch.library.opcheck(OPS.unpack_spikes.default, (carrier, bits))
         weight, bias = torch.randn(7, 5, 3, 3, requires_grad=True), torch.randn(7, requires_grad=True)
-        torch.library.opcheck(OPS.packed_conv2d.default, (carrier, bits, weight, bias, [2, 1], [1, 0]))
+        by_torch = (torch.float32, [2, 1], [1, 0], None, [], [], False)
+        torch.library.opcheck(OPS.packed_conv2d.default, (carrier, bits, weight, bias, *by_torch))
 
 
 def block(x, weight, norms, spec, conv_weight):
     """Two neurons with packed spikes between them, read by a convolution and as a residual."""
     spikes, _ = neuron_sequence(x, spec, T, norm=norms[0], packed=True)
-    y = packed_conv2d(spikes, conv_weight, None, [1, 1], [1, 1])
+    y, _ = packed_conv2d(spikes, conv_weight, None, [1, 1], [1, 1])
     out, _ = neuron_sequence(y, spec, T, norm=norms[1], residual=spikes, pool=True, w=weight)
     return out
 
@@ -171,12 +174,25 @@ def test_wrong_arguments():
         packed_conv2d(y, torch.zeros(1, 5, 1, 1), None, [1, 1], [0, 0])
 
 
-def test_the_first_use_check_passes_and_finds_a_wrong_kernel(monkeypatch):
-    import snn_sparse.ops.self_check as module
+@pytest.mark.parametrize("family", sorted(self_check_cases.CHECKS))
+def test_the_first_use_check_passes(family):
+    assert find_problem(torch.device("cpu"), family) is None
 
-    monkeypatch.setattr(module, "_CASES", ((False, True),))
-    assert find_problem(torch.device("cpu")) is None
-    monkeypatch.setattr(module, "reference", lambda *a, **k: tuple(1 - r for r in reference(*a, **k)))
-    assert find_problem(torch.device("cpu")) == "spikes differ"
-    monkeypatch.setattr(module, "reference", lambda *a, **k: copy.deepcopy(None).missing)
-    assert find_problem(torch.device("cpu")).startswith("AttributeError")
+
+def test_the_first_use_check_finds_a_wrong_kernel(monkeypatch):
+    def wrong(function):
+        return lambda *a, **k: tuple(1 - r for r in function(*a, **k))
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(self_check_cases, "NEURON_CASES", ((False, True),))
+    monkeypatch.setattr(self_check_cases, "reference", wrong(reference))
+    assert find_problem(cpu) == "spikes differ"
+    assert find_problem(cpu, "convolution").startswith("spikes differ")
+    monkeypatch.setattr(self_check_cases, "run_direction", lambda *a: 1.01 * run_direction(*a))
+    assert find_problem(cpu, "convolution").startswith("output differs")
+    monkeypatch.setattr(optimizer_step, "adam_step", lambda *a, **k: None)
+    assert find_problem(cpu, "optimizer") == "AdamRule differs"
+    monkeypatch.setattr(image_batch, "reference", lambda *a: 1e-3 + image_batch.normalise(a[0][a[1]], *a[2:4]))
+    assert find_problem(cpu, "batches") == "batches differ"
+    monkeypatch.setattr(self_check_cases, "reference", lambda *a, **k: copy.deepcopy(None).missing)
+    assert find_problem(cpu).startswith("AttributeError")

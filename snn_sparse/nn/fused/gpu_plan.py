@@ -1,0 +1,229 @@
+"""How a convolution of packed spikes computes on a GPU under its mask: each direction is timed once, the fastest kept.
+
+cuDNN on unpacked spikes is among the ways and is kept unless another beats it. Choices are remembered on disk, like
+those for a CPU (``plan.py``), by shape, density and GPU.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from snn_sparse.kernels.conv_settings import MAX_ROWS, Geometry, Way
+from snn_sparse.nn.fused.plan import MARGIN
+from snn_sparse.nn.fused.plan_file import PlanFile
+from snn_sparse.ops.channel_groups import group_channels
+from snn_sparse.ops.device import kernels_run
+from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
+from snn_sparse.ops.neuron_sequence import neuron_sequence
+from snn_sparse.ops.packed_conv import DIRECTIONS, ConvPlan, Ways, run_direction
+from snn_sparse.ops.packed_conv_neuron import packed_conv_neuron
+from snn_sparse.ops.spike_bits import Packed, packed_shape
+
+FORMAT = 1  # of the plans on disk; raised when older ones no longer hold
+REPEATS, CALLS = 5, 4  # timings of a way, and calls in each
+PIXEL_MAJOR_BELOW = 100  # pixels of a map whose padding is worth skipping
+GATHER_BELOW = 0.35  # density below which single channels are listed
+HOPELESS = 1.6  # a way that computes so many times the least products of any is not timed
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan with its times.
+
+    Attributes:
+        ways: of the directions.
+        seconds, library_seconds: of each direction as planned, and by torch.
+    """
+
+    ways: Ways
+    seconds: tuple[float, ...]
+    library_seconds: tuple[float, ...]
+
+
+class ConvPlanner:
+    """The GPU plans of one convolution under one mask (None: dense)."""
+
+    def __init__(self, mask: torch.Tensor | None) -> None:
+        self.mask = mask
+        self.density = 1.0 if mask is None else int(mask.count_nonzero()) / mask.numel()
+        self.choices: dict[tuple[Geometry, torch.dtype], Choice] = {}
+        self._plans: dict[tuple[Geometry, torch.dtype, torch.device], ConvPlan] = {}
+
+    @property
+    def always_masked(self) -> bool:
+        """Whether every plan so far gives pruned weights a gradient of zero."""
+        return bool(self._plans) and all(p.ways.grad_weight is not None for p in self._plans.values())
+
+    def plan(self, geometry: Geometry, dtype: torch.dtype, device: torch.device) -> ConvPlan:
+        """The plan for a shape: known, from disk, or timed now; by torch alone where our kernels do not run.
+
+        While a graph is captured or compiled nothing can be timed: what is not known yet is left to torch then.
+        """
+        if torch.compiler.is_compiling() or not kernels_run(torch.empty(0, dtype=dtype, device=device), "convolution"):
+            return ConvPlan()
+        key = (geometry, dtype, device)
+        if key not in self._plans:
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return ConvPlan()
+            choice = self.choices.setdefault(key[:2], self._choose(geometry, dtype, device))
+            shape = (geometry.outputs, geometry.inputs, *geometry.kernel)
+            self._plans[key] = ConvPlan.make(choice.ways, self.mask, shape, device)
+        return self._plans[key]
+
+    def _choose(self, geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Choice:
+        file, key = PlanFile(), self._key(geometry, dtype, device)
+        found = _read(file.get(key))
+        if found is None:
+            with torch.no_grad():
+                found = choose(geometry, self.mask, dtype, device)
+            file.put(key, asdict(found) | {"ways": [None if way is None else asdict(way) for way in found.ways]})
+        return found
+
+    def _key(self, geometry: Geometry, dtype: torch.dtype, device: torch.device) -> str:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+        sizes = "x".join(map(str, geometry.input_shape()))
+        how = f"{geometry.outputs} {geometry.kernel} s{geometry.stride}p{geometry.padding} {dtype}"
+        return f"gpu v{FORMAT} {sizes} {how} {self.density:.2g} | {name} cudnn {torch.backends.cudnn.version()}"
+
+
+def _read(found: Any) -> Choice | None:
+    try:
+        ways = Ways(*(None if way is None else Way(**way) for way in found["ways"]))
+        return Choice(ways, tuple(found["seconds"]), tuple(found["library_seconds"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def candidates(direction: str, geometry: Geometry, density: float) -> list[Way]:
+    """The ways of one direction that are worth timing on such a shape."""
+    g = geometry
+    high, wide = (g.height, g.width) if direction == "grad_input" else g.out_size
+    images = g.images if direction in ("output", "spikes") else g.steps * g.images
+    outputs = g.inputs if direction == "grad_input" else g.outputs
+    wide_tile = 128 if outputs > 64 else 64
+    found = [Way(128, wide_tile, 64, num_warps=8), Way(128, 64, 64, num_warps=4, num_stages=4)]
+    found += [Way(64, wide_tile, 64, num_warps=4), Way(MAX_ROWS, 64, 64, num_warps=8)]
+    if density < GATHER_BELOW:
+        reorder = direction != "spikes"
+        found += [Way(128, width, 32, True, reorder, num_warps=4) for width in (16, 32, 64)]
+    if high * wide < PIXEL_MAJOR_BELOW and images >= 32:
+        rows = [128, 64] if images >= 128 else [32]
+        found = [_by_pixel(way, r) for way in found for r in rows]
+    if direction == "spikes":  # whole words of packed channels
+        found = [way for way in found if way.width >= 32 and way.rows * way.width <= 64 * 128]
+    return list(dict.fromkeys(found))
+
+
+def _by_pixel(way: Way, rows: int) -> Way:
+    return Way(**(asdict(way) | {"rows": rows, "pixel_major": True}))
+
+
+def choose(geometry: Geometry, mask: torch.Tensor | None, dtype: torch.dtype, device: torch.device) -> Choice:
+    """Time every way of every direction on random spikes, and keep the fastest."""
+    g, shape = geometry, (geometry.outputs, geometry.inputs, *geometry.kernel)
+    used = torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu()
+    density = float(used.float().mean())
+    runs = _Runs(g, mask, used, dtype, device)
+    ways: list[Way | None] = []
+    seconds, library = [], []
+    for direction in DIRECTIONS:
+        base = Ways(output=ways[0] if direction == "spikes" else None)  # spikes compete with the best convolution
+        listed = [base, *(base._replace(**{direction: w}) for w in _shortlist(direction, g, used, density))]
+        times = [_seconds(runs.make(direction, option), device) if listed[1:] else 0.0 for option in listed]
+        best = min(range(len(listed)), key=lambda i, t=times: t[i] / (MARGIN if i else 1))  # type: ignore[misc]
+        ways.append(getattr(listed[best], direction))
+        seconds.append(times[best])
+        library.append(times[0])
+    return Choice(Ways(*ways), tuple(seconds), tuple(library))
+
+
+def _shortlist(direction: str, geometry: Geometry, used: torch.Tensor, density: float) -> list[Way]:
+    """Candidates without those that would compute far more products than others under this mask."""
+    transposed = direction == "grad_input"
+    found = candidates(direction, geometry, density)
+    shares = {way: group_channels(used, way, transposed=transposed).fraction for way in found}
+    least = min(shares.values(), default=0.0)
+    return [way for way in found if shares[way] <= HOPELESS * least or not way.gathered]
+
+
+class _Runs:
+    """Random data of one shape, and every direction on it as a function to time."""
+
+    def __init__(
+        self, g: Geometry, mask: torch.Tensor | None, used: torch.Tensor, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        words = packed_shape(g.input_shape(), True)
+        fill = (torch.randint(-(2**31), 2**31, words, generator=generator) for _ in range(2))
+        bits = torch.bitwise_and(*fill).to(torch.int32).to(device)  # a quarter of the spikes
+        weight = torch.randn(used.shape, generator=generator) * used
+        self.packed = Packed(torch.zeros(1, dtype=dtype, device=device).expand(g.input_shape()), bits)
+        self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
+        t, n, channels, high, wide = g.output_shape
+        grad = torch.randn((t, n, high, wide, channels), generator=generator)
+        self.grad = grad.to(device, dtype).movedim(-1, 2)
+        self.geometry, self.mask, self.device = g, mask, device
+
+    def make(self, direction: str, ways: Ways) -> Callable[[], Any]:
+        """A function that runs one direction."""
+        plan = ConvPlan.make(ways, self.mask, tuple(self.weight.shape), self.device)
+        if direction == "spikes":
+            return self._spikes(plan)
+        return lambda: run_direction(direction, self.packed, self.weight, self.grad, self.geometry, plan)
+
+    def _spikes(self, plan: ConvPlan) -> Callable[[], Any]:
+        g = self.geometry
+        zeros, ones = (f(g.outputs, device=self.device) for f in (torch.zeros, torch.ones))
+        norm = Norm(ones, zeros, zeros, ones, (0.0,) * g.steps, False)
+        if plan.ways.spikes is not None:
+            how = (g.stride, g.padding, plan, norm, NeuronSpec())
+            return lambda: packed_conv_neuron(self.packed, self.weight, None, *how)
+
+        def one_by_one() -> Any:
+            y = run_direction("output", self.packed, self.weight, self.grad, g, plan)
+            return neuron_sequence(y, NeuronSpec(), g.steps, norm=norm, packed=True)
+
+        return one_by_one
+
+
+def _seconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Median time of a call; on a GPU of its kernels alone, replayed from a graph. Infinite if it cannot run."""
+    try:
+        if device.type != "cuda":
+            return min(_clocked(run) for _ in range(2))
+        return _graph_seconds(run, device)
+    except (RuntimeError, ValueError):  # not enough shared memory or registers for this way on this GPU
+        return float("inf")
+
+
+def _clocked(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _graph_seconds(run: Callable[[], Any], device: torch.device) -> float:
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            run()  # compiles kernels, lets cuDNN choose
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(CALLS):
+                run()
+        graph.replay()
+        times = []
+        for _ in range(REPEATS):
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            events[0].record()
+            graph.replay()
+            events[1].record()
+            events[1].synchronize()
+            times.append(events[0].elapsed_time(events[1]) / 1e3 / CALLS)
+        return statistics.median(times)

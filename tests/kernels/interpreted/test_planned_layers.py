@@ -1,0 +1,130 @@
+"""Channels-last networks whose convolutions run by plan on our kernels, in the interpreter, against plain ones."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+import snn_sparse as ss
+from snn_sparse.kernels.conv_settings import Geometry, Way
+from snn_sparse.models.vgg import VGG
+from snn_sparse.nn.fused import convolution, gpu_plan
+from snn_sparse.nn.fused.gpu_plan import ConvPlanner
+from snn_sparse.nn.neuron import make_neuron
+from snn_sparse.ops.packed_conv import DIRECTIONS, ConvPlan
+
+BLOCK, UNION = Way(32, 32, 32), Way(16, 32, 32, True)
+GEOMETRY = Geometry(2, 2, 40, 20, 3, 4, (3, 3), 1, 1)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def ours_is_faster(monkeypatch, tmp_path):
+    """Every direction has one way beside torch's, and it is timed as the faster one; yields the file of the plans."""
+    monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "plans.json"))
+    offered = {"output": BLOCK, "grad_input": UNION, "grad_weight": UNION, "spikes": BLOCK}
+    monkeypatch.setattr(gpu_plan, "candidates", lambda direction, geometry, density: [offered[direction]])
+    order = iter([1.0, 0.5] * 1000)
+    monkeypatch.setattr(gpu_plan, "_seconds", lambda run, device: next(order))
+    return tmp_path / "plans.json"
+
+
+def network(neuron="lif", statistics="per_step"):
+    plain = VGG((4, 6, 0, 5), 3, 2, 3, lambda: make_neuron(neuron), statistics)
+    return plain.to(memory_format=torch.channels_last)
+
+
+def masked(model):
+    torch.manual_seed(7)
+    return ss.Mask({n: torch.rand(p.shape) < 0.5 for n, p in ss.Mask.dense(model).items()})
+
+
+@pytest.mark.parametrize("statistics", ["per_step", "pooled"])
+def test_training_by_our_kernels_is_plain_training(ours_is_faster, statistics):
+    torch.manual_seed(1)
+    plain = network(statistics=statistics)
+    fused, mask, x = ss.fuse(copy.deepcopy(plain)), masked(plain), torch.rand(2, 2, 4, 4)
+    results = []
+    for net in (plain, fused):
+        mask.apply_(net)
+        out = net(x.contiguous(memory_format=torch.channels_last))
+        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+        results.append((out.detach(), {n: p.grad for n, p in net.named_parameters()}, list(net.buffers())))
+    (a, grads, buffers), (b, fused_grads, fused_buffers) = results
+    torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+    for name, grad in grads.items():
+        torch.testing.assert_close(fused_grads[name], grad, rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for p, q in zip(buffers, fused_buffers, strict=True):
+        torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-5)
+    for name, alive in mask.items():
+        assert torch.count_nonzero(fused_grads[name][~alive]) == 0
+    layers = [fused.features[i] for i in (3, 7)]
+    assert all(layer.gradient_is_masked for layer in layers)
+    assert not fused.features[0].gradient_is_masked  # an image is no packed spikes
+    assert [key.startswith("gpu") for key in json.loads(ours_is_faster.read_text())].count(True) == 2
+
+
+@pytest.mark.parametrize("neuron", ["lif", "plif"])
+def test_evaluation_runs_convolution_and_neuron_in_one_kernel(ours_is_faster, monkeypatch, neuron):
+    torch.manual_seed(2)
+    plain = network(neuron).eval()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0.2, 0.1)
+            torch.nn.init.uniform_(module.weight, 0.8, 1.5)
+    fused, calls, real = ss.fuse(copy.deepcopy(plain)), [], convolution.packed_conv_neuron
+    monkeypatch.setattr(convolution, "packed_conv_neuron", lambda *a: calls.append(a[-1]) or real(*a))
+    x = torch.rand(2, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-4, atol=1e-5)
+    assert calls == [True, False]  # with the max-pool, without
+    assert fused(x).requires_grad  # with gradients everything runs one by one
+    assert len(calls) == 2
+    fused.train()
+    with torch.no_grad():
+        fused(x)
+    assert len(calls) == 2
+
+
+def test_choices_are_timed_once_and_kept_on_disk(ours_is_faster, monkeypatch):
+    mask = torch.rand(20, 40, 3, 3) < 0.2
+    plan = ConvPlanner(mask).plan(GEOMETRY, torch.float32, CPU)
+    assert dict(zip(DIRECTIONS, plan.ways, strict=True)) == {
+        "output": BLOCK, "grad_input": UNION, "grad_weight": UNION, "spikes": BLOCK
+    }  # fmt: skip
+    monkeypatch.setattr(gpu_plan, "choose", None)
+    planner = ConvPlanner(mask)
+    assert planner.plan(GEOMETRY, torch.float32, CPU).ways == plan.ways
+    (choice,) = planner.choices.values()
+    assert choice.seconds == (0.5,) * 4
+    assert choice.library_seconds == (1.0,) * 4
+    assert planner.always_masked
+    with pytest.raises(TypeError):  # another dtype is another plan
+        planner.plan(GEOMETRY, torch.float16, CPU)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"KEY": 3}', '{"KEY": {"ways": [{"rows": 3}], "seconds": []}}'])
+def test_damaged_files_are_ignored(ours_is_faster, content):
+    planner = ConvPlanner(torch.rand(20, 40, 3, 3) < 0.2)
+    ours_is_faster.write_text(content.replace("KEY", planner._key(GEOMETRY, torch.float32, CPU)))
+    assert planner.plan(GEOMETRY, torch.float32, CPU).ways.output == BLOCK
+
+
+def test_torch_is_kept_where_it_is_faster_or_nothing_else_runs(ours_is_faster, monkeypatch):
+    times = iter([1.0, 0.99, 0.5, float("inf"), 2.0, 1.0, 1.0, 1.0])
+    monkeypatch.setattr(gpu_plan, "_seconds", lambda run, device: next(times))
+    ways = ConvPlanner(None).plan(GEOMETRY, torch.float32, CPU).ways
+    assert (ways.output, ways.grad_input, ways.grad_weight, ways.spikes) == (None, None, UNION, None)
+
+
+def test_nothing_is_planned_without_kernels(monkeypatch):
+    monkeypatch.setattr(gpu_plan, "kernels_run", lambda x, family: family != "convolution")
+    assert ConvPlanner(None).plan(GEOMETRY, torch.float32, CPU) == ConvPlan()
+
+
+def test_real_timing_runs_every_way(monkeypatch, tmp_path):
+    monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "plans.json"))
+    monkeypatch.setattr(gpu_plan, "candidates", lambda direction, *_: [BLOCK])
+    choice = gpu_plan.choose(Geometry(1, 1, 8, 8, 2, 2, (1, 1), 1, 0), None, torch.float32, CPU)
+    assert all(0 < a <= b for a, b in zip(choice.seconds, choice.library_seconds, strict=True))
