@@ -1,9 +1,9 @@
 """Compile every kernel ahead of time, without a GPU, and tell what it needs.
 
-``python -m snn_sparse.kernels.compile [--arch 90] [--quick] [--timesteps 5 8] [--jobs 2]`` prints one line a kernel:
-registers, bytes of stack (spills), shared memory. Exit status 1 if a kernel spills with up to 8 timesteps. The kernels,
-their constants and their launch settings are recorded from the host functions themselves, called on tensors without
-memory. All of it takes about 20 minutes an architecture on one core, ``--quick`` half a minute.
+``python -m snn_sparse.kernels.compile [--arch 90] [--quick] [--only output] [--timesteps 5 8] [--jobs 2]`` prints one
+line a kernel: registers, bytes of stack (spills), shared memory. Exit status 1 if one spills with up to 8 timesteps.
+Kernels, constants and launch settings are recorded from the host functions themselves, called on tensors without memory
+(``compile_cases.py``). All of it takes half an hour an architecture on one core, ``--quick`` a minute.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,101 +22,15 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from snn_sparse.kernels.inputs import Inputs
-from snn_sparse.kernels.launch import Launch, recording
-from snn_sparse.kernels.neuron import backward, forward
-from snn_sparse.kernels.settings import Neuron, Normalisation
-from snn_sparse.kernels.spike_bits import pack, unpack
-from snn_sparse.kernels.statistics import batch_statistics
+from snn_sparse.kernels.compile_cases import CASES, QUICK
+from snn_sparse.kernels.launch import Launch
 
 ARCHITECTURES = (80, 90, 100)
 TIMESTEPS = (1, 4, 5, 8, 16, 32)
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-_TYPES = {**DTYPES, torch.int32: "i32", torch.uint8: "u8", torch.int64: "i64"}
-_COLUMNS = "{:<19} {:<32} {:>3} {:>5} {:>5} {:>10} {:>7} {:>7}"
-HEADER = _COLUMNS.format("kernel", "variant", "T", "dtype", "arch", "registers", "spills", "shared")
-
-
-_LIF = Neuron()
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way to call the host functions; ``norm`` and ``residual`` name a batch norm or a plain tensor."""
-
-    name: str
-    norm: str | None = None
-    residual: str | None = None
-    neuron: Neuron = _LIF
-    channels_last: bool = True
-    pool: bool = False
-    bits: bool = False
-    static: bool = False
-    v: bool = False
-
-
-VARIANTS = (
-    Variant("nhwc lif per_step bits", "per_step", bits=True),
-    Variant("nhwc lif per_step pool bits", "per_step", pool=True, bits=True),
-    Variant("nchw lif per_step", "per_step", channels_last=False),
-    Variant("nchw lif per_step pool bits", "per_step", channels_last=False, pool=True, bits=True),
-    Variant("nhwc lif per_step + normed", "per_step", "per_step"),
-    Variant("nchw lif per_step + normed pool", "per_step", "per_step", channels_last=False, pool=True),
-    Variant("nhwc lif per_step + bits", "per_step", "bits", bits=True),
-    Variant("nchw lif pooled + dense", "pooled", "dense", channels_last=False),
-    Variant("nhwc lif static", "per_step", static=True),
-    Variant("nhwc lif running", "running"),
-    Variant("nchw lif v", v=True, channels_last=False),
-    Variant("nhwc plif pooled v", "pooled", neuron=Neuron("plif", detach_reset=False, surrogate="sigmoid"), v=True),
-    Variant("nchw if soft", neuron=Neuron("if", v_reset=None, surrogate="triangle"), channels_last=False),
-)
-QUICK = (VARIANTS[1], VARIANTS[5], VARIANTS[11])
-
-
-def _meta(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False) -> torch.Tensor:
-    """A tensor without memory, ``[..., C, H, W]`` in the layout."""
-    if not channels_last:
-        return torch.empty(shape, dtype=dtype, device="meta")
-    *outer, c, h, w = shape
-    return torch.empty((*outer, h, w, c), dtype=dtype, device="meta").movedim(-1, -3)
-
-
-def _norm(kind: str | None, data: torch.Tensor | None) -> Normalisation | None:
-    if data is None or kind not in ("per_step", "pooled", "running"):
-        return None
-    values = [_meta((data.shape[2],), torch.float32) for _ in range(4)]
-    if kind == "running":
-        return Normalisation(values[0], running_var=values[1], weight=values[2], bias=values[3])
-    mean, invstd = batch_statistics(
-        data, 1e-5, pooled=kind == "pooled", running_mean=values[0], running_var=values[1],
-        factors=_meta((1 if kind == "pooled" else data.shape[0],), torch.float32),
-    )  # fmt: skip
-    return Normalisation(mean, invstd, weight=values[2], bias=values[3])
-
-
-def record(variant: Variant, timesteps: int, dtype: torch.dtype) -> list[Launch]:
-    """The launches of one forward and backward pass of a typical layer."""
-    shape, last = (timesteps, 128, 256, 16, 16), variant.channels_last
-    with recording() as launches:
-        y = _meta((1, *shape[1:]) if variant.static else shape, dtype, last)
-        residual = _meta(shape, dtype, last) if variant.residual else None
-        norm_residual = _norm(variant.residual, residual)
-        inputs = Inputs(
-            y,
-            variant.neuron,
-            timesteps,
-            norm=_norm(variant.norm, y),
-            residual=pack(residual) if residual is not None and variant.residual == "bits" else residual,
-            norm_residual=norm_residual,
-            rate=_meta((1,), torch.float32) if variant.neuron.kind == "plif" else None,
-            v=_meta(shape[1:], torch.float32, last) if variant.v else None,
-            pool=variant.pool,
-        )
-        spikes, v = forward(inputs, bits=variant.bits, final_v=variant.v)
-        if variant.bits:
-            spikes = unpack(spikes, inputs.output_shape, dtype)
-        backward(inputs, spikes, v, inputs.differentiable)
-    return launches
+_TYPES = {**DTYPES, torch.int32: "i32", torch.uint8: "u8", torch.int64: "i64", torch.bool: "i1"}
+_COLUMNS = "{:<19} {:<34} {:>11} {:>5} {:>3} {:>5} {:>5} {:>10} {:>7} {:>7}"
+HEADER = _COLUMNS.format("kernel", "variant", "tile", "warps", "T", "dtype", "arch", "registers", "spills", "shared")
 
 
 def source(launch: Launch) -> ASTSource:
@@ -141,9 +55,9 @@ def source(launch: Launch) -> ASTSource:
 
 @dataclass(frozen=True)
 class Job:
-    """One launch to compile for one architecture: its place in what a variant records."""
+    """One launch to compile for one architecture: its place in what a case records."""
 
-    variant: Variant
+    case: str
     timesteps: int
     dtype: torch.dtype
     index: int
@@ -155,6 +69,8 @@ class Usage:
     """What one compiled kernel needs: registers a thread, bytes of stack a thread, bytes of shared memory."""
 
     kernel: str
+    tile: str
+    warps: int
     job: Job
     registers: int
     spills: int
@@ -163,14 +79,20 @@ class Usage:
     def __str__(self) -> str:
         job = self.job
         return _COLUMNS.format(
-            self.kernel, job.variant.name, job.timesteps, DTYPES[job.dtype], f"sm_{job.arch}",
+            self.kernel, job.case, self.tile, self.warps, job.timesteps, DTYPES[job.dtype], f"sm_{job.arch}",
             self.registers, self.spills, self.shared,
         )  # fmt: skip
 
 
+def _tile(launch: Launch) -> str:
+    """What a program works on, of the kernels' constants that tell it."""
+    known = (launch.arguments.get(name) for name in ("ROWS", "LANES", "WIDTH", "STEP"))
+    return "x".join(str(n) for n in known if n is not None) or "-"
+
+
 def compile_job(job: Job) -> Usage:
     """Compile one kernel and read what it needs out of its machine code."""
-    launch = record(job.variant, job.timesteps, job.dtype)[job.index]
+    launch = CASES[job.case](job.timesteps, job.dtype)[job.index]
     compiled = triton.compile(source(launch), target=GPUTarget("cuda", job.arch, 32), options=launch.options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -180,21 +102,23 @@ def compile_job(job: Job) -> Usage:
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", text)}
     label = launch.kernel.__name__.strip("_").removesuffix("_kernel")
     spills = found["STACK"] + found["LOCAL"]
-    return Usage(label, job, found["REG"], spills, compiled.metadata.shared)
+    return Usage(label, _tile(launch), launch.options["num_warps"], job, found["REG"], spills, compiled.metadata.shared)
 
 
-def jobs(quick: bool, architectures: tuple[int, ...], timesteps_of: tuple[int, ...] | None = None) -> Iterator[Job]:
-    """Everything to compile; a launch that several variants share, once."""
+def jobs(
+    names: Sequence[str], architectures: Sequence[int], timesteps_of: Sequence[int], dtypes: Sequence[torch.dtype]
+) -> Iterator[Job]:
+    """Everything to compile; a launch that several cases share, once."""
     seen = set()
-    for variant in QUICK if quick else VARIANTS:
-        for timesteps in timesteps_of or ((5, 8) if quick else TIMESTEPS):
-            for dtype in (torch.bfloat16,) if quick else DTYPES:
-                for index, launch in enumerate(record(variant, timesteps, dtype)):
+    for name in names:
+        for timesteps in timesteps_of:
+            for dtype in dtypes:
+                for index, launch in enumerate(CASES[name](timesteps, dtype)):
                     for arch in architectures:
                         key = (source(launch).hash(), str(launch.options), arch)
                         if key not in seen:
                             seen.add(key)
-                            yield Job(variant, timesteps, dtype, index, arch)
+                            yield Job(name, timesteps, dtype, index, arch)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -202,11 +126,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m snn_sparse.kernels.compile", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", type=int, choices=ARCHITECTURES, help="one architecture (default: all)")
     parser.add_argument("--quick", action="store_true", help="few variants, bfloat16, 5 and 8 timesteps")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains this")
     parser.add_argument("--timesteps", type=int, nargs="+", metavar="T", help="values of T (default: several)")
+    names = [name.removeprefix("torch.") for name in map(str, DTYPES)]
+    parser.add_argument("--dtypes", nargs="+", choices=names, help="default: all, --quick: bfloat16")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes")
     options = parser.parse_args(arguments)
     architectures = (options.arch,) if options.arch else ARCHITECTURES
-    work = list(jobs(options.quick, architectures, tuple(options.timesteps) if options.timesteps else None))
+    cases = [name for name in (QUICK if options.quick else CASES) if options.only in name]
+    timesteps = options.timesteps or ((5, 8) if options.quick else TIMESTEPS)
+    chosen = options.dtypes or (["bfloat16"] if options.quick else names)
+    work = list(jobs(cases, architectures, timesteps, [getattr(torch, name) for name in chosen]))
     print(HEADER)
     worst = 0
     with ProcessPoolExecutor(options.jobs) if options.jobs > 1 else nullcontext() as pool:

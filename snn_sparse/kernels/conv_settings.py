@@ -51,6 +51,11 @@ class Way:
             return None
         return cls(rows, width, step, bool(gathered), bool(reorder), bool(pixel_major), warps, stages)
 
+    @property
+    def registers(self) -> int | None:
+        """For the launch: all that a thread may have where its products leave few, since spilling costs more."""
+        return 255 if self.rows * self.width >= 64 * 32 * self.num_warps else None
+
     def describe(self) -> str:
         """In a few words, for tables."""
         kind = "union" if self.gathered else "block"

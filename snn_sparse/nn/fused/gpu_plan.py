@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from snn_sparse.kernels.conv_settings import MAX_ROWS, Geometry, Way
+from snn_sparse.kernels.conv_candidates import candidates
+from snn_sparse.kernels.conv_settings import Geometry, Way
 from snn_sparse.nn.fused.plan import MARGIN
 from snn_sparse.nn.fused.plan_file import PlanFile
 from snn_sparse.ops.channel_groups import group_channels
@@ -25,8 +26,6 @@ from snn_sparse.ops.spike_bits import Packed, packed_shape
 
 FORMAT = 1  # of the plans on disk; raised when older ones no longer hold
 REPEATS, CALLS = 5, 4  # timings of a way, and calls in each
-PIXEL_MAJOR_BELOW = 100  # pixels of a map whose padding is worth skipping
-GATHER_BELOW = 0.35  # density below which single channels are listed
 HOPELESS = 1.6  # a way that computes so many times the least products of any is not timed
 
 
@@ -96,30 +95,6 @@ def _read(found: Any) -> Choice | None:
         return Choice(ways, tuple(found["seconds"]), tuple(found["library_seconds"]))
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def candidates(direction: str, geometry: Geometry, density: float) -> list[Way]:
-    """The ways of one direction that are worth timing on such a shape."""
-    g = geometry
-    high, wide = (g.height, g.width) if direction == "grad_input" else g.out_size
-    images = g.images if direction in ("output", "spikes") else g.steps * g.images
-    outputs = g.inputs if direction == "grad_input" else g.outputs
-    wide_tile = 128 if outputs > 64 else 64
-    found = [Way(128, wide_tile, 64, num_warps=8), Way(128, 64, 64, num_warps=4, num_stages=4)]
-    found += [Way(64, wide_tile, 64, num_warps=4), Way(MAX_ROWS, 64, 64, num_warps=8)]
-    if density < GATHER_BELOW:
-        reorder = direction != "spikes"
-        found += [Way(128, width, 32, True, reorder, num_warps=4) for width in (16, 32, 64)]
-    if high * wide < PIXEL_MAJOR_BELOW and images >= 32:
-        rows = [128, 64] if images >= 128 else [32]
-        found = [_by_pixel(way, r) for way in found for r in rows]
-    if direction == "spikes":  # whole words of packed channels
-        found = [way for way in found if way.width >= 32 and way.rows * way.width <= 64 * 128]
-    return list(dict.fromkeys(found))
-
-
-def _by_pixel(way: Way, rows: int) -> Way:
-    return Way(**(asdict(way) | {"rows": rows, "pixel_major": True}))
 
 
 def choose(geometry: Geometry, mask: torch.Tensor | None, dtype: torch.dtype, device: torch.device) -> Choice:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import snn_sparse as ss
+from snn_sparse.fusion.plans import HEADER, gpu_plan_rows
 from snn_sparse.kernels.conv_settings import Geometry, Way
 from snn_sparse.models.vgg import VGG
 from snn_sparse.nn.fused import convolution, gpu_plan
@@ -128,3 +129,15 @@ def test_real_timing_runs_every_way(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_plan, "candidates", lambda direction, *_: [BLOCK])
     choice = gpu_plan.choose(Geometry(1, 1, 8, 8, 2, 2, (1, 1), 1, 0), None, torch.float32, CPU)
     assert all(0 < a <= b for a, b in zip(choice.seconds, choice.library_seconds, strict=True))
+
+
+def test_plan_table(ours_is_faster):
+    model = network()
+    masked(model).apply_(model)
+    rows = gpu_plan_rows(model, 2, 2, 4, CPU, torch.float32)
+    assert [row[:2] for row in rows] == [("features.3", "3x2x4x4x4"), ("features.7", "3x2x6x2x2")]
+    for row in rows:
+        assert row[2].endswith(" %")
+        assert row[-4] == f"{BLOCK.describe()}, {UNION.describe()}, {UNION.describe()}"
+        assert row[-3:] == ("1.5e+03", "3e+03", "2.00x")
+        assert len(row) == len(HEADER)
