@@ -70,7 +70,7 @@ def _move(running, new, factor, channel, channels):
 
 @triton.jit(do_not_specialize=("updates", "parts"))
 def _merge_statistics_kernel(
-    partials, mean_to, invstd_to, running_mean, running_var, factors, eps, updates, parts, channels,
+    partials, mean_to, invstd_to, running_mean, running_var, factors, shift, eps, updates, parts, channels,
     CHANNELS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """Merge the parts of each update [3, C, updates, parts] in a fixed order; move the running statistics in turn."""
@@ -99,8 +99,10 @@ def _merge_statistics_kernel(
         tl.store(mean_to + t * channels + channel, mean, mask=exists)
         tl.store(invstd_to + t * channels + channel, invstd, mask=exists)
         if running_mean is not None:
-            factor = tl.load(factors + t)
-            _move(running_mean, mean, factor, channel, channels)
+            factor, seen = tl.load(factors + t), mean
+            if shift is not None:
+                seen = mean + load_channels(shift, 0, channel, channels)
+            _move(running_mean, seen, factor, channel, channels)
             _move(running_var, m2 / (count - 1.0), factor, channel, channels)
 
 
@@ -135,6 +137,7 @@ def batch_statistics(
     running_var: torch.Tensor | None = None,
     factors: torch.Tensor | None = None,
     parts: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and ``1 / sqrt(variance + eps)`` of each channel; moves the running statistics in place if they are given.
 
@@ -147,6 +150,8 @@ def batch_statistics(
         factors: float32 ``[updates]`` on the device, T of them, or one if pooled: share of the new statistics.
         parts: float32 ``[3, C, T, parts]``, contiguous: count, mean and sum of squared deviations of parts of y, from
             who has written it; then y is not read.
+        shift: ``[C]``, added to the mean that the running one moves to: a bias that y lacks, since it would be
+            subtracted again; None: nothing.
 
     Returns:
         float32 ``[updates, C]``, twice.
@@ -171,6 +176,7 @@ def batch_statistics(
         running_mean=running_mean,
         running_var=running_var,
         factors=factors,
+        shift=shift,
         eps=float(eps),
         updates=updates,
         parts=partials.shape[3] * (steps // updates),

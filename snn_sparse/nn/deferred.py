@@ -42,6 +42,10 @@ class Deferred:
         value = self._compute()
         return Stored(value, tuple(value.shape), layout_of(value), self.repeat)  # type: ignore[arg-type]
 
+    def unbiased(self) -> "Stored":
+        """The value without a bias that was to be added, which is then its ``shift``, where it can be left out."""
+        return self.stored()
+
     def _over_time(self, x: torch.Tensor) -> torch.Tensor:
         if self.repeat is None:
             return x
@@ -127,6 +131,7 @@ class Stored(Deferred):
         repeat: see :class:`Deferred`.
         binary: whether all elements are known to be zero or one.
         parts: of the batch statistics of the value, where who has written it gave them (``kernels/statistics.py``).
+        shift: a bias ``[C]`` that was left out.
     """
 
     def __init__(
@@ -137,9 +142,10 @@ class Stored(Deferred):
         repeat: int | None = None,
         binary: bool = False,
         parts: torch.Tensor | None = None,
+        shift: torch.Tensor | None = None,
     ) -> None:
         self.data, self.sizes, self.layout, self.repeat, self.binary = data, sizes, layout, repeat, binary
-        self.parts = parts
+        self.parts, self.shift = parts, shift
         self._converted: dict[Layout, torch.Tensor] = {layout: data}
 
     @property
@@ -208,7 +214,7 @@ class Normed(Deferred):
     @property
     def source(self) -> Stored:
         """What is normalised, computed."""
-        return self.given.stored()
+        return self.given.unbiased() if self.norm.uses_batch else self.given.stored()
 
     def first_use(self) -> bool:
         """True the first time: the running statistics may move."""
@@ -216,7 +222,7 @@ class Normed(Deferred):
         return len(self._used) == 1
 
     def _compute(self) -> torch.Tensor:
-        return self.norm.record(self.source.sizes[0], self.first_use()).reference(self.source.sequence())
+        return self.norm.record(self.source.sizes[0], self.first_use()).reference(self.given.stored().sequence())
 
     def over_time(self, timesteps: int) -> Deferred:
         """As :meth:`Deferred.over_time`."""

@@ -11,9 +11,8 @@ Tensor = torch.Tensor
 _NAME = "snn_sparse::batch_statistics"
 torch.library.define(
     _NAME,
-    "(Tensor y, Tensor? parts, Tensor(a!)? running_mean, Tensor(b!)? running_var, float[] factors, bool pooled, "
-    "float eps) "
-    "-> (Tensor, Tensor)",
+    "(Tensor y, Tensor? parts, Tensor? shift, Tensor(a!)? running_mean, Tensor(b!)? running_var, float[] factors, "
+    "bool pooled, float eps) -> (Tensor, Tensor)",
 )
 
 
@@ -52,6 +51,7 @@ def reference(
 def _statistics(
     y: Tensor,
     parts: Tensor | None,
+    shift: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     factors: list[float],
@@ -61,13 +61,15 @@ def _statistics(
     from snn_sparse.kernels.statistics import batch_statistics as run
 
     shares = factors_on(tuple(factors), y.device) if running_mean is not None else None
-    return run(y, eps, pooled=pooled, running_mean=running_mean, running_var=running_var, factors=shares, parts=parts)
+    running = {"running_mean": running_mean, "running_var": running_var, "factors": shares}
+    return run(y, eps, pooled=pooled, **running, parts=parts, shift=shift)
 
 
 @torch.library.register_fake(_NAME)
 def _fake(
     y: Tensor,
     parts: Tensor | None,
+    shift: Tensor | None,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     factors: list[float],
@@ -87,11 +89,13 @@ def update_statistics(
     pooled: bool,
     eps: float,
     parts: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`reference` by the kernels; the running statistics are float32.
 
     With ``parts`` (float32 ``[3, C, T, parts]``, from the kernel that has written ``y``) ``y`` is not read again.
+    ``shift`` ``[C]`` is a bias that ``y`` lacks: the running mean takes it up, and nothing else would see it.
     """
     with torch.no_grad():
         how = (running_mean, running_var, factors, pooled, eps)
-        return torch.ops.snn_sparse.batch_statistics(y.detach(), parts, *how)
+        return torch.ops.snn_sparse.batch_statistics(y.detach(), parts, shift, *how)

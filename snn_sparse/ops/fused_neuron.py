@@ -34,7 +34,8 @@ class Norm:
     """One batch norm: affine parameters and running statistics ``[C]`` (or None), and how to use them.
 
     ``factors`` are the shares of the new statistics in the updates (see :func:`batch_norm_sequence`). ``parts`` are
-    those of the batch statistics, where the kernel that has written the input gave them (``kernels/statistics.py``).
+    those of the batch statistics, where the kernel that has written the input gave them (``kernels/statistics.py``);
+    ``shift`` is a bias ``[C]`` that the input lacks, since the batch's mean would take it away again.
     """
 
     weight: torch.Tensor | None
@@ -46,6 +47,7 @@ class Norm:
     eps: float = 1e-5
     statistics: BatchNormStatistics = "per_step"
     parts: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
 
     @property
     def uses_batch(self) -> bool:
@@ -54,6 +56,7 @@ class Norm:
 
     def reference(self, x: torch.Tensor) -> torch.Tensor:
         """The plain definition."""
+        x = x if self.shift is None else x + self.shift.detach()[:, None, None]
         return batch_norm_sequence(
             x,
             self.running_mean,

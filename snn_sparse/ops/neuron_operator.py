@@ -256,5 +256,7 @@ def _normed(norm: Norm | None, x: Tensor | None) -> tuple[Tensor | None, ...]:
         return norm.running_mean, norm.running_var, norm.weight, norm.bias
     pooled = norm.statistics == "pooled"
     running = norm.running_mean, norm.running_var
-    found = update_statistics(x, *running, norm.factors, pooled=pooled, eps=norm.eps, parts=norm.parts)
+    found = update_statistics(
+        x, *running, norm.factors, pooled=pooled, eps=norm.eps, parts=norm.parts, shift=norm.shift
+    )
     return *found, norm.weight, norm.bias

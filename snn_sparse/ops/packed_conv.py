@@ -4,85 +4,16 @@ What is computed is ``torch.nn.functional.conv2d`` of the unpacked spikes, whose
 kernels leave out weights that the plan's mask prunes and give them a gradient of exactly zero.
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from snn_sparse.kernels.conv_settings import Geometry, Lists, Way, tiles_of
-from snn_sparse.ops.channel_groups import group_channels
+from snn_sparse.kernels.conv_settings import Geometry, tiles_of
+from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan, geometry_of_conv, way_of
 from snn_sparse.ops.spike_bits import Packed, dense_spikes, empty_dense
 
 Tensor = torch.Tensor
-
-
-class Ways(NamedTuple):
-    """How each direction is computed; None: by torch, on unpacked spikes.
-
-    ``spikes`` is the output with batch norm and neuron, without gradients (``packed_conv_neuron.py``).
-    """
-
-    output: Way | None = None
-    grad_input: Way | None = None
-    grad_weight: Way | None = None
-    spikes: Way | None = None
-
-
-DIRECTIONS = Ways._fields
-
-
-_ALL_BY_TORCH = Ways()
-
-
-@dataclass(frozen=True)
-class ConvPlan:
-    """Ways with the lists that they walk through, on the device of the layer.
-
-    Attributes:
-        ways: of the directions.
-        alive: bool ``[Cout, Cin, kh, kw]``, or None.
-        lists: four int32 tensors a direction (order, pointers, channels, segments), empty where there is none.
-    """
-
-    ways: Ways = _ALL_BY_TORCH
-    alive: Tensor | None = None
-    lists: tuple[Tensor, ...] = ()
-
-    @classmethod
-    def make(cls, ways: Ways, mask: Tensor | None, shape: tuple[int, ...], device: torch.device) -> "ConvPlan":
-        """The plan of a layer: ``mask`` bool ``[Cout, Cin, kh, kw]`` or None, of a weight of ``shape``."""
-        used = torch.ones(shape, dtype=torch.bool) if mask is None else mask
-        empty = torch.empty(0, dtype=torch.int32, device=device)
-        lists: list[Tensor] = []
-        for direction, way in zip(DIRECTIONS, ways, strict=True):
-            if way is None:
-                lists += [empty] * 4
-                continue
-            found = group_channels(used, way, transposed=direction == "grad_input").lists(device)
-            order = empty if found.order is None else found.order
-            lists += [order, found.pointers, found.channels, found.segments]
-        return cls(ways, None if mask is None else mask.to(device), tuple(lists))
-
-    def arguments(self) -> tuple[Tensor | None, list[Tensor], list[int]]:
-        """As the operators take it."""
-        if not any(self.ways):
-            return None, [], []
-        return self.alive, list(self.lists), [n for w in self.ways for n in (w.encode() if w else [0] * 8)]
-
-
-def _way(direction: str, lists: list[Tensor], ways: list[int]) -> tuple[Way, Lists] | None:
-    i = DIRECTIONS.index(direction)
-    way = Way.decode(ways[8 * i : 8 * i + 8]) if ways else None
-    if way is None:
-        return None
-    order, *others = lists[4 * i : 4 * i + 4]
-    return way, Lists(order if len(order) else None, *others)
-
-
-def _geometry(shape: Any, weight: Tensor, stride: list[int], padding: list[int]) -> Geometry:
-    t, n, c, h, w = shape
-    return Geometry(t, n, c, weight.shape[0], h, w, (weight.shape[2], weight.shape[3]), stride[0], padding[0])
 
 
 @torch.library.custom_op("snn_sparse::packed_conv2d", mutates_args=())
@@ -97,19 +28,22 @@ def _packed_conv(
     alive: Tensor | None,
     lists: list[Tensor],
     ways: list[int],
+    adds_bias: bool,
     statistics: bool,
-) -> tuple[Tensor, Tensor]:
-    weight, none = weight.to(dtype), weight.new_empty(0, dtype=torch.float32)
-    chosen = _way("output", lists, ways)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, parts of its statistics, and the weight in the output's dtype; the last two empty where there is none."""
+    low, none = weight.to(dtype), weight.new_empty(0, dtype=torch.float32)
+    kept = weight.new_empty(0) if low is weight else low  # outputs may not be inputs
+    chosen, bias = way_of("output", lists, ways), bias if adds_bias else None
     if chosen is None:
         x = dense_spikes(bits, tuple(carrier.shape), dtype).flatten(0, 1)
         bias = None if bias is None else bias.to(dtype)
-        return F.conv2d(x, weight, bias, stride, padding).unflatten(0, carrier.shape[:2]), none
+        return F.conv2d(x, low, bias, stride, padding).unflatten(0, carrier.shape[:2]), none, kept
     from snn_sparse.kernels.conv import convolve
 
-    geometry = _geometry(carrier.shape, weight, stride, padding)
-    y, parts = convolve(bits, weight, bias, geometry, chosen[1], chosen[0], statistics=statistics)
-    return y, none if parts is None else parts
+    geometry = geometry_of_conv(carrier.shape, weight, stride, padding)
+    y, parts = convolve(bits, low, bias, geometry, chosen[1], chosen[0], statistics=statistics)
+    return y, none if parts is None else parts, kept
 
 
 @_packed_conv.register_fake
@@ -124,19 +58,19 @@ def _fake_packed_conv(
     alive: Tensor | None,
     lists: list[Tensor],
     ways: list[int],
+    adds_bias: bool,
     statistics: bool,
-) -> tuple[Tensor, Tensor]:
-    chosen, none = _way("output", lists, ways), weight.new_empty(0, dtype=torch.float32)
+) -> tuple[Tensor, Tensor, Tensor]:
+    chosen, none = way_of("output", lists, ways), weight.new_empty(0, dtype=torch.float32)
+    kept = weight.new_empty(0) if dtype == weight.dtype else torch.empty_like(weight, dtype=dtype)
     if chosen is None:
         x = empty_dense(tuple(carrier.shape), bits, dtype).flatten(0, 1)
-        bias = None if bias is None else bias.to(dtype)
-        return F.conv2d(x, weight.to(dtype), bias, stride, padding).unflatten(0, carrier.shape[:2]), none
-    g = _geometry(carrier.shape, weight, stride, padding)
+        return F.conv2d(x, weight.to(dtype), None, stride, padding).unflatten(0, carrier.shape[:2]), none, kept
+    g = geometry_of_conv(carrier.shape, weight, stride, padding)
     t, n, channels, high, wide = g.output_shape
     y = weight.new_empty((t, n, high, wide, channels), dtype=dtype).movedim(-1, 2)
-    return y, weight.new_empty(
-        (3, channels, t, tiles_of(n, high * wide, chosen[0])) if statistics else 0, dtype=torch.float32
-    )
+    shape = (3, channels, t, tiles_of(n, high * wide, chosen[0])) if statistics else (0,)
+    return y, weight.new_empty(shape, dtype=torch.float32), kept
 
 
 @torch.library.custom_op("snn_sparse::packed_conv2d_backward", mutates_args=())
@@ -144,18 +78,19 @@ def _packed_conv_backward(
     grad: Tensor,
     bits: Tensor,
     weight: Tensor,
+    low: Tensor,
     shape: list[int],
     stride: list[int],
     padding: list[int],
     alive: Tensor | None,
     lists: list[Tensor],
     ways: list[int],
+    adds_bias: bool,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of spikes, weight and bias; empty where not needed."""
-    geometry = _geometry(shape, weight, stride, padding)
-    by_input, by_weight = _way("grad_input", lists, ways), _way("grad_weight", lists, ways)
-    low = weight.to(grad.dtype)
+    """Gradients of spikes, weight and bias; empty where not needed. ``low`` is the weight in the dtype of ``grad``."""
+    geometry = geometry_of_conv(shape, weight, stride, padding)
+    by_input, by_weight = way_of("grad_input", lists, ways), way_of("grad_weight", lists, ways)
     torch_needs = [needs[0] and by_input is None, needs[1] and by_weight is None, False]
     found = [grad.new_empty(0) for _ in needs]
     if any(torch_needs):
@@ -174,7 +109,8 @@ def _packed_conv_backward(
 
         found[1] = weight_gradient(bits, grad, geometry, by_weight[1], by_weight[0], alive, weight.dtype)
     if needs[2]:
-        found[2] = grad.sum((0, 1, 3, 4), dtype=torch.float32)
+        exact = torch.float32
+        found[2] = grad.sum((0, 1, 3, 4), dtype=exact) if adds_bias else weight.new_zeros(len(weight), dtype=exact)
     return found[0], found[1].to(weight.dtype), found[2].to(weight.dtype)
 
 
@@ -193,16 +129,18 @@ def _fake_packed_conv_backward(
     grad: Tensor,
     bits: Tensor,
     weight: Tensor,
+    low: Tensor,
     shape: list[int],
     stride: list[int],
     padding: list[int],
     alive: Tensor | None,
     lists: list[Tensor],
     ways: list[int],
+    adds_bias: bool,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    by_kernel = [_way(direction, lists, ways) is not None for direction in DIRECTIONS[1:3]]
-    x, low = empty_dense(tuple(shape), bits, grad.dtype), weight.to(grad.dtype)
+    by_kernel = [way_of(direction, lists, ways) is not None for direction in DIRECTIONS[1:3]]
+    x = empty_dense(tuple(shape), bits, grad.dtype)
     found = _torch_gradients(grad, x, low, stride, padding, [*needs[:2], False])
     if needs[0] and by_kernel[0]:
         t, n, c, h, w = shape
@@ -213,21 +151,23 @@ def _fake_packed_conv_backward(
     return found[0], found[1].to(weight.dtype), weight.new_empty(weight.shape[0] if needs[2] else 0)
 
 
-def _setup_conv(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    carrier, bits, weight, _, _, ctx.stride, ctx.padding, alive, ctx.lists, ctx.ways, _ = inputs
+def _setup_conv(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    carrier, bits, weight, _, _, ctx.stride, ctx.padding, alive, ctx.lists, ctx.ways, ctx.adds_bias, _ = inputs
     ctx.shape, ctx.carrier_dtype, ctx.out_dtype = list(carrier.shape), carrier.dtype, output[0].dtype
-    ctx.save_for_backward(bits, weight, alive)
+    ctx.save_for_backward(bits, weight, alive, output[2])
 
 
-def _differentiate_conv(ctx: Any, grad: Tensor, _parts: Any) -> tuple[Any, ...]:
-    bits, weight, alive = ctx.saved_tensors
+def _differentiate_conv(ctx: Any, grad: Tensor, _parts: Any, _low: Any) -> tuple[Any, ...]:
+    bits, weight, alive, low = ctx.saved_tensors
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
-    how = (ctx.shape, ctx.stride, ctx.padding, alive, ctx.lists, ctx.ways, needs)
-    found = _packed_conv_backward(grad.to(ctx.out_dtype), bits, weight, *how)
+    how = (ctx.shape, ctx.stride, ctx.padding, alive, ctx.lists, ctx.ways, ctx.adds_bias, needs)
+    low = low if low.numel() else weight
+    found = _packed_conv_backward(grad.to(ctx.out_dtype), bits, weight, low, *how)
     grad_x, grad_weight, grad_bias = (g if need else None for g, need in zip(found, needs, strict=True))
     grad_x = grad_x.to(ctx.carrier_dtype) if grad_x is not None else None
-    lists, ways = [None] * len(ctx.lists), None if ctx.ways else []  # torch takes an empty list for one of tensors
-    return grad_x, None, grad_weight, grad_bias, None, None, None, None, lists, ways, None
+    lists = [None] * len(ctx.lists)
+    ways: list[None] | None = None if ctx.ways else []  # torch takes an empty list for one of tensors
+    return grad_x, None, grad_weight, grad_bias, None, None, None, None, lists, ways, None, None
 
 
 _packed_conv.register_autograd(_differentiate_conv, setup_context=_setup_conv)
@@ -240,6 +180,8 @@ def packed_conv2d(
     stride: list[int],
     padding: list[int],
     plan: ConvPlan | None = None,
+    *,
+    adds_bias: bool = True,
     statistics: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Convolution of packed spikes; bits are all that backward keeps of them.
@@ -251,6 +193,8 @@ def packed_conv2d(
         stride: of the convolution.
         padding: of the convolution.
         plan: how each direction is computed; kernels need channels-last bits, one stride and one padding.
+        adds_bias: whether the bias is added. If not it gets a gradient of zero: for a batch norm whose statistics are
+            those of the batch, which would subtract it again.
         statistics: whether the parts of the output's batch statistics are wanted, for each timestep, if a kernel runs.
 
     Returns:
@@ -264,7 +208,7 @@ def packed_conv2d(
     device = weight.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     how = (plan or ConvPlan()).arguments()
-    y, parts = _packed_conv(*packed, weight, bias, dtype, stride, padding, *how, statistics)
+    y, parts, _ = _packed_conv(*packed, weight, bias, dtype, stride, padding, *how, adds_bias, statistics)
     return y, parts if parts.numel() else None
 
 
@@ -283,6 +227,7 @@ def run_direction(
     """
     how = ([geometry.stride] * 2, [geometry.padding] * 2, *plan.arguments())
     if direction == "output":
-        return _packed_conv(*packed, weight, None, weight.dtype, *how, False)[0]
+        return _packed_conv(*packed, weight, None, weight.dtype, *how, False, False)[0]
     needs = [direction == "grad_input", direction == "grad_weight", False]
-    return _packed_conv_backward(grad, packed.bits, weight, list(packed.carrier.shape), *how, needs)[needs.index(True)]
+    shape = list(packed.carrier.shape)
+    return _packed_conv_backward(grad, packed.bits, weight, weight, shape, *how, False, needs)[needs.index(True)]

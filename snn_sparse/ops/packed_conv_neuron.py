@@ -6,8 +6,8 @@ It computes :func:`packed_conv2d` and then :func:`neuron_sequence`; nothing of i
 import torch
 
 from snn_sparse.kernels.conv_settings import Geometry, Lists, Way
+from snn_sparse.ops.conv_plan import ConvPlan
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
-from snn_sparse.ops.packed_conv import ConvPlan
 from snn_sparse.ops.spike_bits import Packed, packed_shape
 
 Tensor = torch.Tensor

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from snn_sparse.kernels.conv_settings import Geometry, Way
+from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan, Ways
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm, reference
-from snn_sparse.ops.packed_conv import DIRECTIONS, ConvPlan, Ways, run_direction
+from snn_sparse.ops.packed_conv import run_direction
 from snn_sparse.ops.packed_conv_neuron import packed_conv_neuron
 from snn_sparse.ops.spike_bits import Packed, plain_pack, plain_unpack
 

@@ -17,10 +17,11 @@ from snn_sparse.kernels.conv_settings import Geometry, Way
 from snn_sparse.nn.fused.plan import MARGIN
 from snn_sparse.nn.fused.plan_file import PlanFile
 from snn_sparse.ops.channel_groups import group_channels
+from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan, Ways
 from snn_sparse.ops.device import kernels_run
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
 from snn_sparse.ops.neuron_sequence import neuron_sequence
-from snn_sparse.ops.packed_conv import DIRECTIONS, ConvPlan, Ways, run_direction
+from snn_sparse.ops.packed_conv import run_direction
 from snn_sparse.ops.packed_conv_neuron import packed_conv_neuron
 from snn_sparse.ops.spike_bits import Packed, packed_shape
 

@@ -12,11 +12,11 @@ from snn_sparse.nn.fused.gpu_plan import ConvPlanner
 from snn_sparse.nn.fused.plan import ConvShape, Plan, Planner
 from snn_sparse.nn.layers import BatchNorm2d, Conv2d, MaxPool2d
 from snn_sparse.ops.binary_conv import binary_conv2d
+from snn_sparse.ops.conv_plan import ConvPlan
 from snn_sparse.ops.device import fusable, on_kernels
 from snn_sparse.ops.fused_neuron import Norm
 from snn_sparse.ops.layout import NCHW, NHWC, PACKED, Layout, layout_of, ordered
 from snn_sparse.ops.library import usable
-from snn_sparse.ops.packed_conv import ConvPlan
 from snn_sparse.ops.sparse_conv import Structure, sparse_conv2d
 
 # Packing takes the same time at any density: little beside a convolution at 25 %, much beside one at 2 %.
@@ -152,11 +152,15 @@ class FusedLinear(_Planned, nn.Linear):
 class FusedBatchNorm2d(BatchNorm2d):
     """:class:`snn_sparse.nn.BatchNorm2d` that waits for the neuron behind it."""
 
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the batch's own statistics normalise."""
+        return self.training or self.running_mean is None
+
     def record(self, timesteps: int, move_statistics: bool) -> Norm:
         """What the fused operator must know; counts the updates of the running statistics that it will make."""
         updates = timesteps if self.bn_statistics == "per_step" else 1
-        tracked = self.running_mean is not None
-        training = self.training or not tracked
+        training = self.uses_batch
         factors = self.update_factors(updates) if move_statistics else [0.0] * updates
         running = (self.running_mean, self.running_var) if move_statistics or not training else (None, None)
         return Norm(self.weight, self.bias, *running, tuple(factors), training, self.eps, self.bn_statistics)

@@ -88,7 +88,7 @@ def _record(value: Stored, norm: Normed | None) -> Norm | None:
     """What the operator must know of a batch norm, and of the statistics that the producer of its input gave."""
     if norm is None:
         return None
-    return replace(norm.norm.record(value.sizes[0], norm.first_use()), parts=value.parts)
+    return replace(norm.norm.record(value.sizes[0], norm.first_use()), parts=value.parts, shift=value.shift)
 
 
 def _sizes(x: torch.Tensor) -> Any:

@@ -13,7 +13,7 @@ from snn_sparse.models.vgg import VGG
 from snn_sparse.nn.fused import convolution, gpu_plan
 from snn_sparse.nn.fused.gpu_plan import ConvPlanner
 from snn_sparse.nn.neuron import make_neuron
-from snn_sparse.ops.packed_conv import DIRECTIONS, ConvPlan
+from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan
 
 BLOCK, UNION = Way(32, 32, 32), Way(16, 32, 32, True)
 GEOMETRY = Geometry(2, 2, 40, 20, 3, 4, (3, 3), 1, 1)
@@ -45,6 +45,8 @@ def masked(model):
 def test_training_by_our_kernels_is_plain_training(ours_is_faster, statistics):
     torch.manual_seed(1)
     plain = network(statistics=statistics)
+    for i in (0, 3, 7):
+        torch.nn.init.normal_(plain.features[i].bias)
     fused, mask, x = ss.fuse(copy.deepcopy(plain)), masked(plain), torch.rand(2, 2, 4, 4)
     results = []
     for net in (plain, fused):
@@ -52,6 +54,7 @@ def test_training_by_our_kernels_is_plain_training(ours_is_faster, statistics):
         out = net(x.contiguous(memory_format=torch.channels_last))
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
         results.append((out.detach(), {n: p.grad for n, p in net.named_parameters()}, list(net.buffers())))
+    assert all(fused.features[i].bias.grad.eq(0).all() for i in (3, 7))  # the batch's mean takes a bias away again
     (a, grads, buffers), (b, fused_grads, fused_buffers) = results
     torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
     for name, grad in grads.items():

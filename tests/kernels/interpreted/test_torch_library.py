@@ -50,15 +50,16 @@ def test_opcheck_neuron(packed, channels_last):
 
 def test_opcheck_the_others():
     y, running = draw().detach(), (torch.zeros(5), torch.ones(5))
-    torch.library.opcheck(OPS.batch_statistics.default, (y, None, *running, [0.1] * T, False, 1e-5))
-    torch.library.opcheck(OPS.batch_statistics.default, (y, None, None, None, [0.1], True, 1e-5))
+    torch.library.opcheck(OPS.batch_statistics.default, (y, None, torch.randn(5), *running, [0.1] * T, False, 1e-5))
+    torch.library.opcheck(OPS.batch_statistics.default, (y, None, None, None, None, [0.1], True, 1e-5))
     for channels_last in (False, True):
         spikes = (draw(channels_last).detach() > 0).float()
         carrier, bits = torch.empty(1).expand(spikes.shape).requires_grad_(), plain_pack(spikes)
         torch.library.opcheck(OPS.unpack_spikes.default, (carrier, bits))
         weight, bias = torch.randn(7, 5, 3, 3, requires_grad=True), torch.randn(7, requires_grad=True)
-        by_torch = (torch.float32, [2, 1], [1, 0], None, [], [], False)
-        torch.library.opcheck(OPS.packed_conv2d.default, (carrier, bits, weight, bias, *by_torch))
+        for dtype, adds_bias in ((torch.float32, True), (torch.float16, False)):
+            by_torch = (dtype, [2, 1], [1, 0], None, [], [], adds_bias, False)
+            torch.library.opcheck(OPS.packed_conv2d.default, (carrier, bits, weight, bias, *by_torch))
 
 
 def block(x, weight, norms, spec, conv_weight):

@@ -6,7 +6,7 @@ import torch
 from snn_sparse.kernels.conv_settings import Geometry
 from snn_sparse.nn.fused import gpu_plan
 from snn_sparse.nn.fused.gpu_plan import ConvPlanner, candidates
-from snn_sparse.ops.packed_conv import DIRECTIONS, ConvPlan
+from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan
 
 SMALL, LARGE = (Geometry(5, 128, 512, 512, s, s, (3, 3), 1, 1) for s in (4, 32))
 
