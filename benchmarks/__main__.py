@@ -8,22 +8,26 @@ from types import ModuleType
 import torch
 
 from benchmarks import neuron, search, train_step
-from benchmarks.publish import publish
+from benchmarks.publish import groups, publish, tables
 from benchmarks.rows import Row, write
 
 CASES: dict[str, ModuleType] = {"neuron": neuron, "train-step": train_step, "search": search}
 
 
 def table(rows: list[Row]) -> str:
-    """Rows for the terminal: the ratio on every machine, the time on a GPU only."""
+    """Rows for the terminal: the ratio on every machine, the time on a GPU only; tables where kernels were counted."""
     lines = []
-    for case in dict.fromkeys(r.case for r in rows):
+    for (case, device), found in groups(rows).items():
+        if "kernels" in found:
+            lines.append(tables([r for r in rows if (r.case, r.device) == (case, device)]))
+            continue
         lines.append(case)
-        for r in rows:
-            if r.case == case and r.metric not in ("seconds", "peak MB"):
+        for r in (r for r in rows if (r.case, r.device) == (case, device)):
+            if r.metric not in ("seconds", "peak MB"):
                 lines.append(f"  {r.provider:26} {r.median:7.2f} {r.metric} (p20 {r.p20:.2f}, p80 {r.p80:.2f})")
-            elif r.case == case and "threads" not in r.device:
-                lines.append(f"  {r.provider:26} {1e3 * r.median:9.3f} ms")
+            elif "threads" not in r.device:
+                value = f"{1e3 * r.median:9.3f} ms" if r.metric == "seconds" else f"{r.median:9.0f} MB"
+                lines.append(f"  {r.provider:26} {value}")
     return "\n".join(lines)
 
 
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.case == "publish":
         publish()
         return 0
+    failed = False
     for name in [args.case] if args.case else list(CASES):
         chosen = args if args.case else parsers[name].parse_args([])
         if chosen.device.startswith("cuda") and not torch.cuda.is_available():
@@ -52,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.exit(2, f"benchmarks: error: {error}\n")
         path = write(rows, name)
         print(f"{table(rows)}\nrows: {path}")
-    return 0
+        failed = failed or any(name.startswith("fused") for name in getattr(chosen, "left_out", []))
+    return int(failed)
 
 
 if __name__ == "__main__":

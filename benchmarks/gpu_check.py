@@ -31,17 +31,21 @@ def steps() -> list[Step]:
     python = [sys.executable, "-m"]
     neuron = [*python, "benchmarks", "neuron", "--device", "cuda", "--batch_size", "128", "--rounds", "9"]
     neuron += ["--providers", "plain", "torch.compile", "fused", "fused packed", "--dtypes", "float32", "bfloat16"]
+    training = [*python, "benchmarks", "train-step", "--device", "cuda", "--arch", "vgg16", "--rounds", "5"]
+    training += ["--providers", "SpikingJelly multi-step Triton bf16", "fused dense fp32", "fused dense bf16"]
+    training += ["fused 95 % uniform bf16", "fused 95 % magnitude bf16"]  # torch.compile takes too long to compile
     checked = "tests/gpu/test_kernels.py::test_against_float64"
     return [
-        Step("GPU tests", [*python, "pytest", "-m", "gpu", "tests/gpu"], 150),
+        Step("GPU tests", [*python, "pytest", "-m", "gpu", "tests/gpu"], 130),
         Step(
             "memory checker",
             ["compute-sanitizer", "--error-exitcode", "9", *python, "pytest", "-m", "gpu", checked, "-k", "5"],
-            90,
+            80,
             "compute-sanitizer",
         ),
-        Step("kernel benchmarks", [*neuron, "--timesteps", "5", "4", "8", "2", "16"], 150),
-        Step("kernel benchmarks, T = 32", [*neuron, "--timesteps", "32", "--batch_size", "32"], 60),
+        Step("training step", training, 110),
+        Step("kernel benchmarks", [*neuron, "--timesteps", "5", "4", "8", "16"], 115),
+        Step("kernel benchmarks, T = 32", [*neuron, "--timesteps", "32", "--batch_size", "32"], 45),
     ]
 
 
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         parser.exit(2, "gpu-check: error: torch sees no NVIDIA GPU\n")
     found = run_steps(steps(), args.seconds, run_command)
-    print(f"\ngpu-check on {torch.cuda.get_device_name()}; figures: benchmarks/results/neuron.jsonl")
+    print(f"\ngpu-check on {torch.cuda.get_device_name()}; figures: benchmarks/results/{{neuron,train-step}}.jsonl")
     for name, outcome, seconds in found:
         print(f"  {name:28} {outcome:32} {seconds:6.1f} s")
     return 1 if any(outcome.startswith(("FAILED", "ran")) for _, outcome, _ in found) else 0

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.rows import Row, make_rows
+from benchmarks.spikingjelly_nets import use_triton
 from benchmarks.timing import Timing, interleaved, ratios
 from snn_sparse.nn import LIF, BatchNorm2d
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
@@ -22,12 +23,12 @@ LEAST = {("lif", "forward"): 1, ("lif", "backward"): 3, ("bn_lif", "forward"): 2
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _spikingjelly(norm: nn.Module | None, device: str) -> Forward:
+def _spikingjelly(norm: nn.Module | None, device: str, dtype: torch.dtype) -> Forward:
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
 
     node = neuron.LIFNode(tau=4 / 3, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m")
     if device.startswith("cuda"):
-        node.backend = "triton"
+        use_triton(node, torch.device(device), dtype)
     theirs = None
     if norm is not None:
         theirs = layer.BatchNorm2d(norm.num_features, step_mode="m").to(device)
@@ -51,11 +52,11 @@ def _fused(norm: BatchNorm2d | None, packed: bool) -> Forward:
     return run
 
 
-def make_forward(provider: str, op: str, channels: int, device: str) -> Forward:
+def make_forward(provider: str, op: str, channels: int, device: str, dtype: torch.dtype) -> Forward:
     """The forward pass of one provider."""
     norm = BatchNorm2d(channels, bn_statistics="pooled").to(device) if op == "bn_lif" else None
     if provider == REFERENCE:
-        return _spikingjelly(norm, device)
+        return _spikingjelly(norm, device, dtype)
     if provider.startswith("fused"):
         return _fused(norm, provider == "fused packed")
     layers: Any = nn.Sequential(*([norm] if norm is not None else []), LIF())
@@ -95,7 +96,7 @@ def one_case(args: argparse.Namespace, op: str, timesteps: int, dtype: str) -> l
     shape = (timesteps, args.batch_size, args.channels, args.size, args.size)
     x = torch.randn(shape, device=args.device, dtype=DTYPES[dtype]).requires_grad_()
     grad = torch.randn_like(x)
-    forwards = {p: make_forward(p, op, args.channels, args.device) for p in args.providers}
+    forwards = {p: make_forward(p, op, args.channels, args.device, x.dtype) for p in args.providers}
     outs = {p: forward(x) for p, forward in forwards.items()}
     passes: dict[str, dict[str, Callable[[], object]]] = {
         "forward": {p: lambda f=f: f(x) for p, f in forwards.items()},  # type: ignore[misc]

@@ -2,37 +2,102 @@
 
 import io
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.kernel_classes import CLASSES
+from benchmarks.projection import PUBLISHED_CASE, PUBLISHED_HOURS
 from benchmarks.rows import RESULTS, Row, read
 
 README = Path(__file__).resolve().parents[1] / "README.md"
+FLOOR = "floor us "  # in front of the names of its parts
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
-def select(rows: list[Row], case: str, metric: str) -> dict[str, Row]:
-    """Rows of one case and metric, by provider."""
-    return {r.provider: r for r in rows if r.case == case and r.metric == metric}
+Found = dict[str, dict[str, Row]]  # metric -> provider -> row
+
+
+def groups(rows: list[Row]) -> dict[tuple[str, str], Found]:
+    """Rows by case and device, in the order of their first rows; in each by metric and provider."""
+    found: dict[tuple[str, str], Found] = {}
+    for row in rows:
+        found.setdefault((row.case, row.device), {}).setdefault(row.metric, {})[row.provider] = row
+    return found
+
+
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    metric: str
+    cell: Callable[[Row], str]
+    needs: str = ""  # a metric without which the column is left out
+
+
+# Times by themselves, and memory in bytes, are shown for GPUs only: a processor's depend on who else uses it.
+_COLUMNS = (
+    _Column("step", "seconds", lambda r: f"{1e3 * r.median:.2f} ms", "images/s"),
+    _Column("images/s", "images/s", lambda r: f"{r.median:.0f}"),
+    _Column("times faster", "times faster", lambda r: f"{r.median:.2f}x"),
+    _Column("p20 to p80", "times faster", lambda r: f"{r.p20:.2f} to {r.p80:.2f}"),
+    _Column("than the best multi-step", "times faster than multi-step", lambda r: f"{r.median:.2f}x"),
+    _Column("times the floor", "times the floor", lambda r: f"{r.median:.1f}"),
+    _Column("peak", "peak MB", lambda r: f"{r.median / 1024:.2f} GiB", "images/s"),
+    _Column("peak memory", "of the reference's memory", lambda r: f"{100 * r.median:.0f} %"),
+    _Column("kernels", "kernels", lambda r: f"{r.median:.0f}"),
+    _Column("whole search", "projected search hours", lambda r: f"{r.median:.2f} h"),
+    _Column("accuracy at the last level", "% accuracy at the last level", lambda r: f"{r.median:.2f} %"),
+)
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, lines)])
+
+
+def _line(cells: list[str]) -> str:
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+def _main_table(case: str, found: Found) -> str:
+    columns = [c for c in _COLUMNS if found.get(c.metric) and (not c.needs or found.get(c.needs))]
+    providers = dict.fromkeys(name for c in columns for name in found[c.metric])
+    lines = [
+        [name, *(c.cell(found[c.metric][name]) if name in found[c.metric] else "" for c in columns)]
+        for name in providers
+    ]
+    published = found.get("projected search hours") and case.startswith(PUBLISHED_CASE)
+    if published:
+        lines.append(
+            ["published, one RTX 2080 Ti", *(f"{PUBLISHED_HOURS:.0f} h" * (c.head == "whole search") for c in columns)]
+        )
+    return _markdown(["", *(c.head for c in columns)], lines)
+
+
+def _kernel_table(found: Found) -> str:
+    """Microseconds of a step by what its kernels are for, and the floor below."""
+    kernels = found.get("kernels", {})
+    classes = [name for name in CLASSES if f"us {name}" in found]
+    if not classes:
+        return ""
+    times = [[found[f"us {c}"][p].median if p in found[f"us {c}"] else 0.0 for c in classes] for p in kernels]
+    lines = [[p, *(f"{t:.0f}" for t in row), f"{sum(row):.0f}"] for p, row in zip(kernels, times, strict=True)]
+    return _markdown(["us in kernels", *classes, "together"], lines)
+
+
+def _floor_line(found: Found) -> str:
+    """The least microseconds of a step, and with which chip's figures they were computed."""
+    parts = {m: next(iter(found[m].values())) for m in found if m.startswith(FLOOR)}
+    times = ", ".join(f"{metric.removeprefix(FLOOR)} {row.median:.0f}" for metric, row in parts.items())
+    return f"Floor in us, {next(iter(parts.values())).provider}: {times}" if parts else ""
 
 
 def tables(rows: list[Row]) -> str:
-    """One Markdown table a case: ratios to the first provider, and memory where it was measured."""
+    """Markdown tables, one a case and device: ratios to the first provider, and what else was measured."""
     parts = []
-    for case in dict.fromkeys(r.case for r in rows):
-        faster, memory = select(rows, case, "times faster"), select(rows, case, "of the reference's memory")
-        accuracy = select(rows, case, "% accuracy at the last level")
-        any_row = next(iter(faster.values()))
-        head, rule = "| | times faster | p20 to p80 |", "|---|---|---|"
-        head, rule = (head + " peak memory |", rule + "---|") if memory else (head, rule)
-        head, rule = (head + " accuracy at the last level |", rule + "---|") if accuracy else (head, rule)
-        lines = [f"{case}; {any_row.device}; {any_row.versions}; {any_row.date}", "", head, rule]
-        for name, row in faster.items():
-            line = f"| {name} | {row.median:.2f}x | {row.p20:.2f} to {row.p80:.2f} |"
-            if memory:
-                line += f" {100 * memory[name].median:.0f} % |" if name in memory else " |"
-            line += f" {accuracy[name].median:.2f} % |" if accuracy else ""
-            lines.append(line)
-        parts.append("\n".join(lines))
+    for (case, device), found in groups(rows).items():
+        any_row = next(iter(next(iter(found.values())).values()))
+        parts.append(f"{case}; {device}; {any_row.versions}; {any_row.date}")
+        parts += [text for text in (_main_table(case, found), _kernel_table(found), _floor_line(found)) if text]
     return "\n\n".join(parts)
 
 
@@ -49,13 +114,14 @@ def readme_with(text: str, rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row]) -> bytes:
-    """Times faster than the reference, one panel a case, as PNG."""
+    """Times faster than the reference, one panel a case and device, as PNG."""
     from matplotlib.figure import Figure
 
-    cases = list(dict.fromkeys(r.case for r in rows))
-    figure = Figure(figsize=(8, 0.6 + 2.9 * len(cases)), layout="constrained")
-    for axes, case in zip(figure.subplots(len(cases), squeeze=False)[:, 0], cases, strict=True):
-        found = select(rows, case, "times faster")
+    panels = {key: found["times faster"] for key, found in groups(rows).items() if "times faster" in found}
+    devices = {device for _, device in panels}
+    figure = Figure(figsize=(8, 0.6 + 2.9 * len(panels)), layout="constrained")
+    all_axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for axes, ((case, device), found) in zip(all_axes, panels.items(), strict=True):
         names, medians = list(found), [r.median for r in found.values()]
         low = [r.median - r.p20 for r in found.values()]
         high = [r.p80 - r.median for r in found.values()]
@@ -64,7 +130,8 @@ def plot(rows: list[Row]) -> bytes:
             axes.text(value + max(high[y], 0) + 0.1, y, f"{value:.1f}x", va="center", fontsize=8)
         axes.invert_yaxis()
         axes.tick_params(labelsize=8)
-        axes.set_title(f"{case}: times faster than {names[0]}", fontsize=9)
+        where = f"{case}, {device}" if len(devices) > 1 else case
+        axes.set_title(f"{where}: times faster than {names[0]}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.1)
     buffer = io.BytesIO()

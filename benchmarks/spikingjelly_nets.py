@@ -69,6 +69,17 @@ class _Net(nn.Module):
         x = net.layer3(net.layer2(net.layer1(net.lif_input(x))))  # type: ignore[operator]
         return net.fc2(net.lif_fc(net.fc1(x.mean((-2, -1)))))  # type: ignore[operator]
 
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[T, N, K]`` from the state that the nodes are in."""
+        raise TypeError(f"{type(self).__name__} is no network by itself: use TimeLoop or MultiStep")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[T, N, K]``; the nodes' state is reset first."""
+        from spikingjelly.activation_based import functional
+
+        functional.reset_net(self.net)
+        return self.logits(x)
+
 
 class TimeLoop(_Net):
     """Single-step nodes in a Python loop over time: the published code's way."""
@@ -76,11 +87,8 @@ class TimeLoop(_Net):
     def __init__(self, model: SpikingNetwork) -> None:
         super().__init__(model, multi_step=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits ``[T, N, K]``; the nodes' state is reset first."""
-        from spikingjelly.activation_based import functional
-
-        functional.reset_net(self.net)
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[T, N, K]`` from the state that the nodes are in."""
         static = self.stem(x)
         return torch.stack([self.rest(static) for _ in range(self.net.timesteps)])
 
@@ -91,9 +99,35 @@ class MultiStep(_Net):
     def __init__(self, model: SpikingNetwork) -> None:
         super().__init__(model, multi_step=True)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits ``[T, N, K]``; the nodes' state is reset first."""
-        from spikingjelly.activation_based import functional
-
-        functional.reset_net(self.net)
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits ``[T, N, K]`` from the state that the nodes are in."""
         return self.rest(self.net.repeat(self.stem(x)))
+
+    def compile_logits(self) -> None:
+        """Let ``torch.compile`` fuse what it can; resetting the nodes stays outside."""
+        self.logits = torch.compile(self.logits, dynamic=False)  # type: ignore[method-assign]
+
+
+def use_triton(net: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """``net`` with SpikingJelly's Triton neurons for a low precision.
+
+    By themselves SpikingJelly 2.0's nodes keep their state in the dtype of their input, and leave states other than
+    float32 to plain PyTorch: kernels for them must be asked for.
+
+    Args:
+        net: its multi-step nodes are set up in place.
+        device: an NVIDIA GPU.
+        dtype: of the nodes' input and state, bfloat16 or float16; float32 needs no asking.
+
+    Raises:
+        RuntimeError: there is no such GPU, or no Triton. ValueError: another dtype.
+    """
+    from spikingjelly.activation_based.precision import PrecisionConfig, prepare_model_for_precision
+
+    if dtype == torch.float32:
+        return net
+    names: dict[torch.dtype, Any] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+    if dtype not in names:
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+    name = names[dtype]
+    return prepare_model_for_precision(net, device, PrecisionConfig(mode=name, neuron_storage=name)).model

@@ -4,8 +4,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+Clock = Callable[[Callable[[], object]], float]
 
 
 @dataclass(frozen=True)
@@ -29,29 +32,76 @@ class Timing:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], rounds: int = 5, warmup: int = 1, device: str = "cpu"
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int = 5,
+    warmup: int = 1,
+    device: str = "cpu",
+    clock: Clock | None = None,
 ) -> dict[str, Timing]:
-    """Run every variant once a round and time it; the first ``warmup`` rounds do not count.
+    """Run every variant in turn, a ``clock`` reading a round; the first ``warmup`` rounds do not count.
+
+    Args:
+        variants: what to time, by name.
+        rounds: readings of each.
+        warmup: rounds before them.
+        device: where the variants run, for the clock that is taken without ``clock``: wall-clock time of one call.
+        clock: seconds of one call, however many it makes.
 
     Raises:
         ValueError: fewer than one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    read = clock or (lambda run: _wall_clock(run, device))
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(warmup + rounds):
         for name, run in variants.items():
-            started = _now(device)
-            run()
+            reading = read(run)
             if number >= warmup:
-                seconds[name].append(_now(device) - started)
+                seconds[name].append(reading)
     return {name: Timing(times) for name, times in seconds.items()}
+
+
+def _wall_clock(run: Callable[[], object], device: str) -> float:
+    started = _now(device)
+    run()
+    return _now(device) - started
 
 
 def _now(device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def _timing_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)
+
+
+@dataclass(frozen=True)
+class EventClock:
+    """Seconds of a call by CUDA events around a batch of them; the host waits before the batch and behind it only.
+
+    Attributes:
+        calls: in a batch.
+        event: makes an event.
+        wait: for everything that the GPU has been given.
+    """
+
+    calls: int = 10
+    event: Callable[[], Any] = _timing_event
+    wait: Callable[[], object] = torch.cuda.synchronize
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        """Make the calls; mean seconds of one."""
+        first, last = self.event(), self.event()
+        self.wait()
+        first.record()
+        for _ in range(self.calls):
+            run()
+        last.record()
+        self.wait()
+        return first.elapsed_time(last) / 1000 / self.calls
 
 
 def ratios(timings: dict[str, Timing], reference: str, inverse: bool = False) -> dict[str, Timing]:

@@ -1,0 +1,205 @@
+"""What is measured and computed of a step on a GPU, with clock, allocator and profile made up."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+import snn_sparse as ss
+import snn_sparse.kernels
+from benchmarks.floor import H100, chip_of, floor
+from benchmarks.gpu_measure import WARMUP_STEPS, Gpu, Kernel, breakdown, build_alone, kernels_of
+from benchmarks.kernel_classes import OTHER, kernel_class
+from benchmarks.projection import search_hours, step_seconds
+from benchmarks.timing import EventClock, interleaved
+from snn_sparse.tickets.settings import SPARSITIES
+
+
+class StandIn(Gpu):
+    """Bytes as told, and kernels by name instead of a profile."""
+
+    def __init__(self, used=(0,), peaks=(0,)):
+        super().__init__("cpu")
+        self.used, self.peaks, self.calls = list(used), list(peaks), []
+
+    def wait(self):
+        self.calls.append("wait")
+
+    def forget_peak(self):
+        self.calls.append("forget")
+        return self.used.pop(0) if len(self.used) > 1 else self.used[0]
+
+    def peak(self):
+        self.calls.append("peak")
+        return self.peaks.pop(0) if len(self.peaks) > 1 else self.peaks[0]
+
+    def free(self):
+        self.calls.append("free")
+
+    def profile(self, run):
+        run()
+        return [Kernel("_forward_kernel", 3e-3), Kernel("Memcpy DtoD (Device -> Device)", 6e-3)]
+
+
+class FakeEvent:
+    def __init__(self, now):
+        self.now, self.at = now, None
+
+    def record(self):
+        self.at = self.now()
+
+    def elapsed_time(self, other):
+        return other.at - self.at
+
+
+def test_events_surround_a_batch_of_calls_and_the_host_waits_outside():
+    log = []
+    clock = EventClock(4, lambda: FakeEvent(lambda: 2.0 * log.count("run")), lambda: log.append("wait"))
+    timings = interleaved({"a": lambda: log.append("run")}, rounds=3, warmup=1, clock=clock)
+    assert timings["a"].seconds == [2e-3] * 3
+    assert log == ["wait", "run", "run", "run", "run", "wait"] * 4
+
+
+def test_the_peak_is_that_of_one_step_without_what_was_there_and_what_was_tried_out():
+    gpu = StandIn(used=[100, 900], peaks=[450])
+    made = []
+
+    def step():
+        gpu.calls.append("step")
+
+    found, peak = build_alone(lambda: made.append(list(gpu.calls)) or step, gpu)
+    assert found is step
+    assert peak == 350
+    assert made == [["free", "forget"]]
+    steps = ["step"] * WARMUP_STEPS
+    assert gpu.calls == ["free", "forget", *steps, "wait", "forget", *steps, "wait", "peak"]
+
+
+def test_only_what_ran_on_the_gpu_counts():
+    def event(name, device, mark=False):
+        time = SimpleNamespace(elapsed_us=lambda: 5.0)
+        return SimpleNamespace(name=name, device_type=device, is_user_annotation=mark, time_range=time)
+
+    events = [
+        event("_conv_kernel", DeviceType.CUDA),
+        event("Optimizer.step#SGD.step", DeviceType.CUDA, True),
+        event("cudaLaunchKernel", DeviceType.CPU),
+        event("Memset (Device)", DeviceType.CUDA),
+    ]
+    kernels = kernels_of(events)
+    assert [k.name for k in kernels] == ["_conv_kernel", "Memset (Device)"]
+    found = breakdown([*kernels, *kernels], steps=2)
+    assert found.kernels == 1
+    assert {c: s for c, s in found.seconds.items() if s} == {
+        "convolution (ours)": pytest.approx(5e-6),
+        "copies, casts, layout": pytest.approx(5e-6),
+    }
+
+
+def test_a_profile_has_what_is_read_of_it():
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        torch.ones(3).add_(1)
+    events = found.events()
+    assert kernels_of(events) == []
+    for e in events:
+        e.device_type = DeviceType.CUDA
+    assert {k.name for k in kernels_of(events)} >= {"aten::ones", "aten::add_"}
+    assert all(k.seconds > 0 for k in kernels_of(events))
+
+
+def test_every_kernel_of_ours_has_a_class():
+    folder = Path(snn_sparse.kernels.__file__).parent
+    jitted = re.compile(r"@triton\.jit[^\n]*\ndef (\w+_kernel)\(")
+    found = {name for file in folder.glob("*.py") for name in jitted.findall(file.read_text())}
+    launched = {name for file in folder.glob("*.py") for name in re.findall(r"launch\(\s*(_\w+),", file.read_text())}
+    assert len(found) > 10
+    assert launched <= found
+    assert [name for name in sorted(found) if kernel_class(name) == OTHER] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_backward_kernel", "neuron"),
+        ("_multistep_lif_forward_kernel_static", "neuron"),
+        ("void at::native::(anonymous namespace)::max_pool_forward_nhwc<float, int>(float const*)", "neuron"),
+        ("_conv_neuron_kernel", "convolution (ours)"),
+        ("_weight_gradient_kernel", "convolution (ours)"),
+        ("_finish_sums_kernel", "batch statistics"),
+        ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float, int, 512, true>", "batch statistics"),
+        ("void at::native::batch_norm_collect_statistics_channels_last_kernel<at::native::Var>", "batch statistics"),
+        ("triton_red_fused__native_batch_norm_legit_functional_3", "batch statistics"),
+        ("_optimizer_step_kernel", "optimizer"),
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedSgdMathFunctor>", "optimizer"),
+        ("sm90_xmma_dgrad_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc", "convolution (library)"),
+        ("void cutlass__5x_cudnn::Kernel<cutlass_tensorop_bf16_s16816fprop_optimized>", "convolution (library)"),
+        ("void cudnn::ops::nchwToNhwcKernel<__nv_bfloat16>", "copies, casts, layout"),
+        ("void at::native::unrolled_elementwise_kernel<at::native::direct_copy_kernel_cuda>", "copies, casts, layout"),
+        ("Memcpy DtoD (Device -> Device)", "copies, casts, layout"),
+        ("_unpack_kernel", "copies, casts, layout"),
+        ("nvjet_hsh_64x16_64x16_4x1_v_bz_TNT", "loss, head"),
+        ("void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float>", "loss, head"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>", "elementwise"),
+        ("triton_poi_fused_add_convolution_4", "elementwise"),
+        ("what is this", OTHER),
+    ],
+)
+def test_kernels_are_known_by_name(name, expected):
+    assert kernel_class(name) == expected
+
+
+def test_floor_agrees_with_what_was_worked_out_by_hand():
+    model = ss.build_model("vgg16")
+    found = floor(model, (128, 3, 32, 32), 5)
+    # 1.2 TFLOP at 700 TFLOP/s; 177 M neurons of 20 bytes at 3 TB/s
+    assert found["convolution"] == pytest.approx(1.7e-3, rel=0.05)
+    assert found["neuron"] + found["optimizer"] == pytest.approx(1.2e-3, rel=0.15)
+    assert found["overlapped"] == pytest.approx(1.95e-3, rel=0.15)
+    assert found["one after the other"] == pytest.approx(2.9e-3, rel=0.15)
+    assert found["one after the other"] == pytest.approx(sum(found[k] for k in ("convolution", "neuron", "optimizer")))
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_floor_of_one_layer_by_hand():
+    model = ss.build_model("vgg_small", timesteps=3)
+    found = floor(model, (2, 3, 8, 8), 3)
+    maps = [(32, 27, 64, 1), (64, 288, 16, 3), (128, 576, 4, 3)]  # channels, products each, pixels, times computed
+    products = sum(2 * 2 * c * p * hw * t * (2 if p == 27 else 3) for c, p, hw, t in maps)
+    assert found["convolution"] == pytest.approx((products + 2 * 3 * 128 * 10 * 2 * 3) / H100.flops)
+    later = sum(2 * c * hw * t for c, _, hw, t in maps[1:])
+    traffic = 2 * 32 * 64 * (12 + 3 * 4.375) + later * 20.375
+    assert found["neuron"] == pytest.approx(traffic / H100.bandwidth)
+    fused = floor(ss.fuse(model), (2, 3, 8, 8), 3)
+    assert fused == pytest.approx(found)
+
+
+def test_sparse_and_faster_chips_have_lower_floors():
+    model, shape = ss.build_model("resnet19"), (128, 3, 32, 32)
+    names = [name for name, _ in model.named_parameters()]
+    dense, sparse = floor(model, shape, 5), floor(model, shape, 5, dict.fromkeys(names, 0.1))
+    assert sparse["convolution"] == pytest.approx(dense["convolution"] / 10)
+    assert sparse["neuron"] == dense["neuron"]
+    assert dense["neuron"] < sparse["overlapped"] < dense["overlapped"]
+    assert floor(model, shape, 5, chip=chip_of("NVIDIA H200"))["overlapped"] < dense["overlapped"]
+    assert chip_of("NVIDIA H100 80GB HBM3") is chip_of("some other card") is H100
+
+
+def test_projected_search():
+    epochs = 300 + 14 * 280
+    assert search_hours({0.0: 3.5e-3}, 128) == pytest.approx(epochs * 391 * 3.5e-3 / 3600)
+    assert search_hours({0.0: 1.0}, 50_000) == pytest.approx(epochs / 3600)
+    assert step_seconds({0.0: 4.0, 90.0: 2.0, 98.0: 1.0}, 45.0) == 3.0
+    assert step_seconds({0.0: 4.0, 90.0: 2.0, 98.0: 1.0}, 90.0) == 2.0
+    assert step_seconds({0.0: 4.0, 90.0: 2.0, 98.0: 1.0}, 99.0) == 1.0
+    halves = {s: 2.0 - s / 100 for s in (0.0, 100.0)}
+    later = sum(280 * (2 - s / 100) for s in SPARSITIES[1:])
+    assert search_hours(halves, 50_000) == pytest.approx((300 * 2 + later) / 3600)
+    with pytest.raises(ValueError, match="at least one"):
+        step_seconds({}, 0.0)
+    with pytest.raises(ValueError, match="batch_size"):
+        search_hours({0.0: 1.0}, 0)
