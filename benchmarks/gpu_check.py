@@ -18,7 +18,7 @@ SECONDS = 480  # for everything together
 
 @dataclass(frozen=True)
 class Step:
-    """One command and the share of the time that it may take, in seconds."""
+    """One command and the seconds that it may take at least; what others leave is added."""
 
     name: str
     command: list[str]
@@ -35,24 +35,23 @@ def steps() -> list[Step]:
     training += ["--providers", "SpikingJelly multi-step Triton bf16", "fused dense fp32", "fused dense bf16"]
     training += ["fused 95 % uniform bf16", "fused 95 % magnitude bf16"]  # torch.compile takes too long to compile
     checked = "tests/gpu/test_kernels.py::test_against_float64"
+    sanitizer = ["compute-sanitizer", "--error-exitcode", "9"]
+    chosen = [*python, "pytest", "-m", "gpu", "tests/gpu/test_convolutions.py", "-k", "check_finds_nothing"]
     return [
-        Step("GPU tests", [*python, "pytest", "-m", "gpu", "tests/gpu"], 130),
-        Step(
-            "memory checker",
-            ["compute-sanitizer", "--error-exitcode", "9", *python, "pytest", "-m", "gpu", checked, "-k", "5"],
-            80,
-            "compute-sanitizer",
-        ),
-        Step("training step", training, 110),
-        Step("kernel benchmarks", [*neuron, "--timesteps", "5", "4", "8", "16"], 115),
-        Step("kernel benchmarks, T = 32", [*neuron, "--timesteps", "32", "--batch_size", "32"], 45),
+        Step("GPU tests", [*python, "pytest", "-m", "gpu", "tests/gpu"], 170),
+        Step("memory checker", [*sanitizer, *python, "pytest", "-m", "gpu", checked, "-k", "5"], 40, sanitizer[0]),
+        Step("memory checker, convolutions", [*sanitizer, *chosen], 35, sanitizer[0]),
+        Step("race checker, convolutions", [*sanitizer, "--tool", "racecheck", *chosen], 35, sanitizer[0]),
+        Step("training step", training, 100),
+        Step("kernel benchmarks", [*neuron, "--timesteps", "5", "4", "8", "16"], 75),
+        Step("kernel benchmarks, T = 32", [*neuron, "--timesteps", "32", "--batch_size", "32"], 25),
     ]
 
 
 def run_steps(chosen: Sequence[Step], seconds: float, run: Callable[..., int]) -> list[tuple[str, str, float]]:
     """Name, outcome and seconds of every step; a step that fails does not stop the ones behind it."""
     found, started = [], time.perf_counter()
-    for step in chosen:
+    for number, step in enumerate(chosen):
         left = seconds - (time.perf_counter() - started)
         begun = time.perf_counter()
         if step.needs is not None and shutil.which(step.needs) is None:
@@ -61,7 +60,8 @@ def run_steps(chosen: Sequence[Step], seconds: float, run: Callable[..., int]) -
             outcome = "left out: no time left"
         else:
             print(f"gpu-check: {step.name}", flush=True)
-            code = run(step.command, min(step.limit, left))
+            spare = left - sum(later.limit for later in chosen[number + 1 :])
+            code = run(step.command, min(max(step.limit, spare), left))
             outcome = {0: "passed", 124: "ran out of time"}.get(code, f"FAILED (exit status {code})")
         found.append((step.name, outcome, time.perf_counter() - begun))
     return found

@@ -24,9 +24,9 @@ def test_outcomes():
         Step("good", [*python, "pass"], 60),
         Step("bad", [*python, "raise SystemExit(3)"], 60),
         Step("slow", [*python, "import time; time.sleep(60)"], 1),
-        Step("absent", ["no-such-program"], 60, "no-such-program"),
+        Step("absent", ["no-such-program"], 200, "no-such-program"),
     ]
-    found = run_steps(chosen, 100, run_command)
+    found = run_steps(chosen, 200, run_command)
     assert [outcome for _, outcome, _ in found] == [
         "passed",
         "FAILED (exit status 3)",
@@ -34,6 +34,12 @@ def test_outcomes():
         "left out: no no-such-program",
     ]
     assert [outcome for _, outcome, _ in run_steps(chosen[:1], 0, run_command)] == ["left out: no time left"]
+
+
+def test_a_step_may_take_what_others_leave():
+    given = []
+    run_steps([Step("a", [], 10), Step("b", [], 20)], 100, lambda command, limit: given.append(round(limit)) or 0)
+    assert given == [80, 100]
 
 
 def test_the_table_comes_last_and_a_failure_is_told(monkeypatch, capsys):

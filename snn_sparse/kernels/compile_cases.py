@@ -126,7 +126,7 @@ def record_convolution(
     bits, weight = _meta(g.input_shape(True), torch.int32), _meta((outputs, inputs, kernel, kernel), dtype, True)
     bias, grad = _meta((outputs,), torch.float32), _meta(g.output_shape, dtype, True)
     with recording() as launches:
-        for way in candidates(direction, g, density):
+        for way in candidates(direction, g, density, dtype == torch.float32):
             lists = _lists(way, inputs if direction == "grad_input" else outputs, g.taps)
             if direction == "output":
                 convolve(bits, weight, bias, g, lists, way, statistics=True)

@@ -134,7 +134,7 @@ def convolve(
         data.device,
         num_warps=way.num_warps,
         num_stages=way.num_stages,
-        registers=way.registers,
+        registers=way.registers(way.gathered or weight.dtype == torch.float32),
         data=data.contiguous() if bits else in_layout(data, True),
         y=y,
         bias=bias,

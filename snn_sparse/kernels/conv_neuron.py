@@ -151,7 +151,7 @@ def conv_neuron(
         data.device,
         num_warps=way.num_warps,
         num_stages=way.num_stages,
-        registers=way.registers,
+        registers=way.registers(True),
         data=data.contiguous() if packed else in_layout(data, True),
         conv_bias=bias,
         spikes=spikes,

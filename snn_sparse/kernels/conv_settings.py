@@ -51,10 +51,9 @@ class Way:
             return None
         return cls(rows, width, step, bool(gathered), bool(reorder), bool(pixel_major), warps, stages)
 
-    @property
-    def registers(self) -> int | None:
-        """For the launch: all that a thread may have where its products leave few, since spilling costs more."""
-        return 255 if self.rows * self.width >= 64 * 32 * self.num_warps else None
+    def registers(self, many: bool = False) -> int | None:
+        """For the launch: all that a thread may have, if it is to have many or its products leave few."""
+        return 255 if many or self.rows * self.width >= 64 * 32 * self.num_warps else None
 
     def describe(self) -> str:
         """In a few words, for tables."""

@@ -138,7 +138,7 @@ def weight_gradient(
         grad.device,
         num_warps=way.num_warps,
         num_stages=way.num_stages,
-        registers=way.registers,
+        registers=way.registers(),
         data=data.contiguous() if bits else in_layout(data, True),
         grad=in_layout(grad, True),
         images=g.images,

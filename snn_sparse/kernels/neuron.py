@@ -29,6 +29,7 @@ from snn_sparse.kernels.tiles import UNSPECIALIZED, empty, locate, plan
 __all__ = ["Gradients", "Inputs", "Neuron", "Normalisation", "backward", "forward"]
 
 _ELEMENTS = 1024  # a program
+_FEW_STEPS, _MANY_REGISTERS = 5, 96  # beyond so many unrolled steps the assembler spills a little to use few registers
 
 
 # fmt: off
@@ -102,6 +103,7 @@ def forward(inputs: Inputs, *, bits: bool = False, final_v: bool = False) -> tup
         tiling.tiles * tiling.blocks,
         y.device,
         num_warps=4,
+        registers=_MANY_REGISTERS if bits and inputs.segment_steps > _FEW_STEPS else None,
         spikes=spikes,
         v_final=v_final,
         BITS=bits,

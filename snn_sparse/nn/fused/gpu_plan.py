@@ -102,13 +102,15 @@ def choose(geometry: Geometry, mask: torch.Tensor | None, dtype: torch.dtype, de
     """Time every way of every direction on random spikes, and keep the fastest."""
     g, shape = geometry, (geometry.outputs, geometry.inputs, *geometry.kernel)
     used = torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu()
-    density = float(used.float().mean())
     runs = _Runs(g, mask, used, dtype, device)
     ways: list[Way | None] = []
     seconds, library = [], []
     for direction in DIRECTIONS:
         base = Ways(output=ways[0] if direction == "spikes" else None)  # spikes compete with the best convolution
-        listed = [base, *(base._replace(**{direction: w}) for w in _shortlist(direction, g, used, density))]
+        listed = [
+            base,
+            *(base._replace(**{direction: w}) for w in _shortlist(direction, g, used, dtype == torch.float32)),
+        ]
         times = [_seconds(runs.make(direction, option), device) if listed[1:] else 0.0 for option in listed]
         best = min(range(len(listed)), key=lambda i, t=times: t[i] / (MARGIN if i else 1))  # type: ignore[misc]
         ways.append(getattr(listed[best], direction))
@@ -117,10 +119,10 @@ def choose(geometry: Geometry, mask: torch.Tensor | None, dtype: torch.dtype, de
     return Choice(Ways(*ways), tuple(seconds), tuple(library))
 
 
-def _shortlist(direction: str, geometry: Geometry, used: torch.Tensor, density: float) -> list[Way]:
+def _shortlist(direction: str, geometry: Geometry, used: torch.Tensor, exact: bool) -> list[Way]:
     """Candidates without those that would compute far more products than others under this mask."""
-    transposed = direction == "grad_input"
-    found = candidates(direction, geometry, density)
+    density, transposed = float(used.float().mean()), direction == "grad_input"
+    found = candidates(direction, geometry, density, exact)
     shares = {way: group_channels(used, way, transposed=transposed).fraction for way in found}
     least = min(shares.values(), default=0.0)
     return [way for way in found if shares[way] <= HOPELESS * least or not way.gathered]

@@ -25,7 +25,7 @@ def ours_is_faster(monkeypatch, tmp_path):
     """Every direction has one way beside torch's, and it is timed as the faster one; yields the file of the plans."""
     monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "plans.json"))
     offered = {"output": BLOCK, "grad_input": UNION, "grad_weight": UNION, "spikes": BLOCK}
-    monkeypatch.setattr(gpu_plan, "candidates", lambda direction, geometry, density: [offered[direction]])
+    monkeypatch.setattr(gpu_plan, "candidates", lambda direction, *_: [offered[direction]])
     order = iter([1.0, 0.5] * 1000)
     monkeypatch.setattr(gpu_plan, "_seconds", lambda run, device: next(order))
     return tmp_path / "plans.json"

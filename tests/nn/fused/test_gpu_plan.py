@@ -32,7 +32,7 @@ def test_spikes_are_packed_by_whole_words_in_their_order():
 
 def test_ways_that_compute_too_much_are_not_timed():
     used = torch.rand(512, 512, 1, 1) < 0.05
-    kept = gpu_plan._shortlist("output", LARGE, used, 0.05)
+    kept = gpu_plan._shortlist("output", LARGE, used, False)
     assert {way.width for way in kept if way.gathered} == {16, 32}
     assert all(way in candidates("output", LARGE, 0.05) for way in kept)
 
