@@ -19,28 +19,33 @@ def candidates(direction: str, geometry: Geometry, density: float, exact: bool =
     high, wide = (g.height, g.width) if direction == "grad_input" else g.out_size
     images = g.images if direction in ("output", "spikes") else g.steps * g.images
     outputs = g.inputs if direction == "grad_input" else g.outputs
-    widest = 128 if outputs > 64 else 64
-    cuts = [(128, widest, 64, False), (128, 64, 64, False), (64, widest, 64, False), (MAX_ROWS, 64, 64, False)]
-    if exact:
-        cuts = [(64, 64, 32, False), (64, 32, 32, False)]
-    if density < GATHER_BELOW and exact:
-        cuts += [(64, 16, 32, True), (32, 32, 32, True)]
-    elif density < GATHER_BELOW:
-        cuts += [(64, 16, 32, True), (64, 32, 32, True), (128, 32, 32, True), (128, 64, 32, True)]
-    if direction == "spikes":  # whole words of packed channels; a potential is held beside each product
-        cuts = [(*c[:2], 32, c[3]) for c in cuts if c[1] >= 32 and c[0] * c[1] <= (32 if c[3] else 128) * 64]
+    cuts = _cuts(128 if outputs > 64 else 64, density, exact)
     by_pixel = high * wide < PIXEL_MAJOR_BELOW and images >= 32
     if by_pixel:
-        cuts = [(rows, *cut[1:]) for cut in cuts for rows in ([128, 64] if images >= 128 and not exact else [32])]
-    if by_pixel and direction == "spikes":
-        cuts = [c for c in cuts if c[0] * c[1] <= (32 if c[3] else 128) * 64]
-    reorder = direction != "spikes"
-    return list(
-        dict.fromkeys(_way(direction, exact, *cut, reorder=cut[3] and reorder, pixel_major=by_pixel) for cut in cuts)
-    )
+        heights = [128, 64] if images >= 128 and not exact else [32]
+        cuts = [(rows, *cut[1:]) for cut in cuts for rows in heights]
+    if direction == "spikes":
+        cuts = [
+            (rows, width, 32, gathered) for rows, width, _, gathered in cuts if _holds(rows, width, gathered, exact)
+        ]
+    found = []
+    for rows, width, step, gathered in cuts:
+        many = rows * width >= 128 * 128 or (gathered and rows >= 128) or direction == "spikes" or exact
+        reorder = gathered and direction != "spikes"  # packed channels keep their order
+        found.append(Way(rows, width, step, gathered, reorder, by_pixel, num_warps=8 if many else 4))
+    return list(dict.fromkeys(found))
 
 
-def _way(direction: str, exact: bool, rows: int, width: int, step: int, gathered: bool, **flags: bool) -> Way:
-    """With as many warps as its products and addresses need registers for."""
-    many = rows * width >= 128 * 128 or (gathered and rows >= 128) or direction == "spikes" or exact
-    return Way(rows, width, step, gathered, num_warps=8 if many else 4, **flags)
+def _cuts(widest: int, density: float, exact: bool) -> list[tuple[int, int, int, bool]]:
+    """Rows, width, step of a tile, and whether its channels are gathered."""
+    if exact:
+        cuts, gathered = [(64, 32, 32, False), (32, 64, 32, False)], [(64, 16, 32, True), (32, 32, 32, True)]
+    else:
+        cuts = [(128, widest, 64, False), (128, 64, 64, False), (64, widest, 64, False), (MAX_ROWS, 64, 64, False)]
+        gathered = [(64, 16, 32, True), (64, 32, 32, True), (128, 32, 32, True), (128, 64, 32, True)]
+    return cuts + gathered if density < GATHER_BELOW else cuts
+
+
+def _holds(rows: int, width: int, gathered: bool, exact: bool) -> bool:
+    """Whether a tile packs whole words and leaves registers for a potential beside each product."""
+    return 32 <= width <= (32 if exact else width) and rows * width <= (2048 if gathered or exact else 8192)
