@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         random_mask,
         snip_mask,
     )
-    from snn_sparse.training import live_optimizer
+    from snn_sparse.training import TrainStep, live_optimizer
 
 _NAMES = {
     "snn_sparse.fusion": ("fuse",),
@@ -40,7 +40,7 @@ _NAMES = {
         "random_mask",
         "snip_mask",
     ),
-    "snn_sparse.training": ("live_optimizer",),
+    "snn_sparse.training": ("TrainStep", "live_optimizer"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("models", "nn", "ops", "tickets", "training")
@@ -48,6 +48,7 @@ _MODULES = ("models", "nn", "ops", "tickets", "training")
 __all__ = [
     "Mask",
     "Ticket",
+    "TrainStep",
     "__version__",
     "build_model",
     "early_timestep",

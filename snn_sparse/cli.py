@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from snn_sparse.cli_flags import add_data_flags, add_search_flags, flag
+from snn_sparse.cli_flags import add_data_flags, add_precision_flag, add_search_flags, flag
 from snn_sparse.version import __version__
 
 
@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     flag(train, "end_iter", type=int, help="epochs (default: as many as the ticket's search took)")
     flag(train, "learning_rate", type=float, help="at the first epoch (default: as in the search)")
     flag(train, "timestep", type=int, help="timesteps T (default: full T of the search)")
+    add_precision_flag(train)
     flag(train, "print_freq", type=int, default=50, help="epochs between two lines of progress (default 50)")
     train.add_argument("--out", metavar="DIR", help="run directory (default: runs/train-TICKET'S RUN-LEVEL)")
     add_data_flags(train)
@@ -51,11 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_flags(evaluate)
     evaluate.set_defaults(run=evaluate_command)
 
-    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this CPU, timed against dense")
+    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this machine, timed against dense")
     plan.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
     flag(plan, "batch_size", type=int, default=128, help="images a step (default 128)")
     flag(plan, "timestep", type=int, help="timesteps T (default: the ticket's)")
     flag(plan, "image_size", type=int, default=32, help="side of the images in pixels (default 32)")
+    plan.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    add_precision_flag(plan, note="bf16 on a GPU; a CPU computes in fp32")
     plan.set_defaults(run=plan_command)
 
     report = commands.add_parser("report", help="compare finished runs: table, page and plots")
@@ -177,7 +180,7 @@ def train_command(args: argparse.Namespace) -> None:
         old = Settings(**ticket.meta["settings"])
         chosen = {
             k: getattr(args, k)
-            for k in ("learning_rate", "timestep", "dataset", "backend")
+            for k in ("learning_rate", "timestep", "precision", "dataset", "backend")
             if getattr(args, k) is not None
         }
         epochs = args.end_iter if args.end_iter is not None else int(ticket.meta["epochs"])
@@ -221,7 +224,9 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
 def plan_command(args: argparse.Namespace) -> None:
     """``snn-sparse plan``."""
-    from snn_sparse.fusion.plans import HEADER, plan_rows
+    import torch
+
+    from snn_sparse.fusion.plans import HEADER, gpu_plan_rows, plan_rows
     from snn_sparse.reports import text_table
 
     ticket = _load_ticket(args.ticket)
@@ -233,7 +238,11 @@ def plan_command(args: argparse.Namespace) -> None:
         model = ticket.build()
         if args.timestep is not None:
             model.timesteps = args.timestep
-        return plan_rows(model, args.batch_size, model.in_channels, args.image_size)
+        device, size = torch.device(_device(args.device)), (args.batch_size, model.in_channels, args.image_size)
+        if device.type == "cpu":
+            return plan_rows(model, *size)
+        dtype = torch.float32 if args.precision == "fp32" else torch.bfloat16
+        return gpu_plan_rows(model, *size, device, dtype)
 
     rows = _checked(prepare)
     print(text_table(HEADER, rows))

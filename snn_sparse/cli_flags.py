@@ -38,6 +38,12 @@ def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) 
     )
 
 
+def add_precision_flag(parser: Any, default: str | None = None, note: str = "as in the search") -> None:
+    """What forward pass and loss are computed in; ``note`` explains what None stands for."""
+    text = f"fp32, or bf16: faster on a GPU, weights stay float32 (default: {default or note})"
+    parser.add_argument("--precision", default=default, choices=("fp32", "bf16"), help=text)
+
+
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """All flags of ``snn-sparse search``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -83,6 +89,7 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scheduler", default="cosine", choices=("cosine", "step"), help="default cosine")
     flag(group, "learning_rate", type=float, default=0.1, help="at the first epoch (default 0.1)")
     group.add_argument("--momentum", type=float, default=0.9, metavar="N", help="of sgd (default 0.9)")
+    add_precision_flag(group, "fp32")
     flag(group, "weight_decay", type=float, help="default 5e-4 for sgd, none for adam, as published")
     flag(group, "end_iter", type=int, default=300, help="epochs of the first training (default 300)")
     group.add_argument("--seed", type=int, default=1234, metavar="N", help="default 1234")

@@ -94,6 +94,8 @@ BAD = [
     ["search", "--method", "eb", "--sparsity_round", "15"],
     ["search", "--method", "eb", "--sparsity_round", "-1"],
     ["search", "--batch_size", "0"],
+    ["search", "--precision", "fp16"],
+    ["train", "--ticket", __file__, "--precision", "half"],
     ["search", "--rewinding_epoch", "300"],
     ["search", "--print_freq", "0"],
     ["search", "--device", "cuda:99"],

@@ -59,7 +59,7 @@ class RunFiles:
                 raise RunExistsError(f"out {self.root} exists and is no run of snn-sparse: choose another --out")
             write_json(config, {"settings": settings.as_dict(), "environment": environment(settings.device)})
             return
-        old = self.config()["settings"]
+        old = Settings().as_dict() | self.config()["settings"]  # an older run knew fewer settings
         new = json.loads(json.dumps(settings.as_dict()))
         differing = [k for k in {**old, **new} if old.get(k) != new.get(k)]
         if differing:

@@ -24,11 +24,13 @@ from snn_sparse.tickets.ticket import State, Ticket
 from snn_sparse.training import (
     Dataset,
     NonFiniteLossError,
+    TrainStep,
     evaluate,
     make_optimizer,
     make_scheduler,
     train_epoch,
 )
+from snn_sparse.training.step import PRECISIONS
 
 EARLY_TIME_IMAGES = 1000
 CHECKPOINT_SHARE = 0.05  # checkpoints may cost this share of the training time
@@ -92,6 +94,8 @@ class Search:
                 bn_statistics=s.bn_statistics,  # type: ignore[arg-type]
             )
         model = model.to(s.device)
+        if torch.device(s.device).type == "cuda":
+            model = model.to(memory_format=torch.channels_last)
         if s.backend == "plain":
             return model
         fused = fuse(model)
@@ -143,33 +147,37 @@ class Search:
         s = self.settings
         mask.apply_(model)
         rate = s.learning_rate if learning_rate is None else learning_rate
-        live_only = s.backend == "fused" and s.device == "cpu" and mask.sparsity > 0
+        live_only = s.backend == "fused" and mask.sparsity > 0
         optimizer = make_optimizer(model, s.optimizer, rate, s.momentum, s.weight_decay, mask if live_only else None)
         scheduler = make_scheduler(optimizer, s.scheduler, epochs)
         parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
         result, done = self._resume(level, model, parts)
+        step = TrainStep(model, optimizer, dtype=PRECISIONS[s.precision])
         self._epochs_done += done
         while done < epochs:
             started = time.perf_counter()
             if before_epoch is not None and before_epoch(done):
                 break
-            loss = self._one_epoch(model, optimizer, level, done)
+            loss = self._one_epoch(step, level, done)
             lr = optimizer.param_groups[0]["lr"]
             scheduler.step()
             timesteps, done = model.timesteps, done + 1
             if after_epoch is not None:
                 after_epoch(done)
             due = done % s.valid_freq == 0 or done == epochs
-            result.accuracy = evaluate(model, self.data.test) if due else result.accuracy
+            result.accuracy = self._accuracy(model) if due else result.accuracy
             result.seconds += time.perf_counter() - started
             result.epochs = done
             self._tell(level, done, epochs, loss, result.accuracy if due else None, mask, timesteps, lr, started)
             self._checkpoint(level, model, parts, result)
         if result.epochs % s.valid_freq and result.epochs != epochs:  # stopped between two evaluations
-            result.accuracy = evaluate(model, self.data.test)
+            result.accuracy = self._accuracy(model)
         return result
 
-    def _one_epoch(self, model: SpikingNetwork, optimizer: torch.optim.Optimizer, level: int, done: int) -> float:
+    def _accuracy(self, model: SpikingNetwork) -> float:
+        return evaluate(model, self.data.test, dtype=PRECISIONS[self.settings.precision])
+
+    def _one_epoch(self, step: TrainStep, level: int, done: int) -> float:
         batches = self.data.train.batches(
             self.settings.batch_size,
             augmentation=self.data.augmentation,
@@ -177,7 +185,7 @@ class Search:
             memory_format=torch.channels_last,
         )
         try:
-            return train_epoch(model, batches, optimizer)
+            return train_epoch(step.model, batches, step.optimizer, step)
         except NonFiniteLossError as error:
             kept = self.files.checkpoint(level)
             where = f"last good checkpoint: {kept}" if kept.exists() else "no checkpoint of this level yet"

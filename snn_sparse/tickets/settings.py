@@ -8,6 +8,7 @@ from snn_sparse.models import ARCHITECTURES
 from snn_sparse.ops import check_statistics
 from snn_sparse.tickets.pruning import PruningScope
 from snn_sparse.training.optim import OptimizerName, SchedulerName
+from snn_sparse.training.step import Precision
 
 METHODS: dict[str, str] = {
     "imp": "iterative magnitude pruning with late rewinding",
@@ -44,6 +45,8 @@ class Settings:
         valid_freq: test accuracy every so many epochs, and after the last.
         early_time_threshold: of the normalised divergence.
         neuron, bn_statistics: see :func:`snn_sparse.build_model`.
+        precision: ``fp32``, or ``bf16``: forward pass and loss in bfloat16 (``torch.autocast``), in training and
+            evaluation; weights, their updates and batch norm's statistics stay float32.
         backend: ``fused``: :func:`snn_sparse.fuse` the network and update live weights only; ``plain``: the reference.
         device: ``cpu``, ``cuda`` or ``cuda:1`` ...
     """
@@ -70,6 +73,7 @@ class Settings:
     early_time_threshold: float = 0.6
     neuron: str = "lif"
     bn_statistics: str = "per_step"
+    precision: Precision = "fp32"
     backend: str = "fused"
     device: str = "cpu"
 
@@ -81,6 +85,7 @@ class Settings:
             ("optimizer", get_args(OptimizerName)),
             ("scheduler", get_args(SchedulerName)),
             ("neuron", ("lif", "if", "plif", "relu")),
+            ("precision", get_args(Precision)),
             ("backend", ("fused", "plain")),
         ):
             if getattr(self, name) not in allowed:

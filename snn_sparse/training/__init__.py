@@ -7,6 +7,7 @@ from snn_sparse.training.files import load_checkpoint, save_checkpoint, write_at
 from snn_sparse.training.live import live_optimizer
 from snn_sparse.training.loop import NonFiniteLossError, evaluate, train_epoch
 from snn_sparse.training.optim import make_optimizer, make_scheduler
+from snn_sparse.training.step import TrainStep
 
 __all__ = [
     "SOURCES",
@@ -14,6 +15,7 @@ __all__ = [
     "Dataset",
     "ImageSet",
     "NonFiniteLossError",
+    "TrainStep",
     "evaluate",
     "live_optimizer",
     "load_checkpoint",

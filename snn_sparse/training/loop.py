@@ -6,8 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from snn_sparse.ops import predict, temporal_cross_entropy
+from snn_sparse.ops import predict
+from snn_sparse.ops.device import upcast
 from snn_sparse.training.data import ImageSet
+from snn_sparse.training.step import TrainStep, autocast, check_precision
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -16,25 +18,34 @@ class NonFiniteLossError(RuntimeError):
     """The training loss, or a weight, became NaN or infinite."""
 
 
-def train_epoch(model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer) -> float:
+def train_epoch(
+    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, step: TrainStep | None = None
+) -> float:
     """One pass over ``batches``.
+
+    Args:
+        model: trained, in training mode.
+        batches: images and labels, as :class:`TrainStep` takes them.
+        optimizer: of its parameters.
+        step: of this model and optimizer, kept from epoch to epoch where steps are captured; ``None``: steps run as
+            usual, in float32.
 
     Returns:
         mean loss over the images.
 
     Raises:
+        ValueError: ``step`` belongs to another model or optimizer.
         NonFiniteLossError: the loss of some batch was NaN or infinite, or a weight is (a NaN membrane potential never
             spikes, so the loss may not tell). Looked at once, after the epoch, so that nothing waits for the device.
     """
+    step = TrainStep(model, optimizer, graph=False) if step is None else step
+    if step.model is not model or step.optimizer is not optimizer:
+        raise ValueError("step belongs to another model or optimizer")
     model.train()
     total: torch.Tensor | float = 0.0
     images = 0
     for x, y in batches:
-        optimizer.zero_grad(set_to_none=True)
-        loss = temporal_cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        total, images = total + loss.detach() * len(y), images + len(y)
+        total, images = total + step(x, y) * len(y), images + len(y)
     mean = float(total) / max(images, 1)
     if not math.isfinite(mean):
         raise NonFiniteLossError(f"loss became {mean}")
@@ -45,12 +56,25 @@ def train_epoch(model: nn.Module, batches: Batches, optimizer: torch.optim.Optim
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: ImageSet, batch_size: int = 256) -> float:
-    """Accuracy in percent, in eval mode; the mode is put back afterwards."""
+def evaluate(model: nn.Module, data: ImageSet, batch_size: int = 256, dtype: torch.dtype = torch.float32) -> float:
+    """Accuracy in percent, in eval mode; the mode is put back afterwards.
+
+    Args:
+        model: evaluated.
+        data: images and labels.
+        batch_size: images at once.
+        dtype: float32, or bfloat16: under ``torch.autocast``.
+
+    Raises:
+        ValueError: another ``dtype``, or ``batch_size`` below 1.
+    """
+    check_precision(dtype)
     was_training = model.training
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.images.device)
     for x, y in data.batches(batch_size):
-        correct += (predict(model(x)) == y).sum()
+        with autocast(x.device, dtype):
+            logits = model(x)
+        correct += (predict(upcast(logits)) == y).sum()
     model.train(was_training)
     return 100.0 * int(correct) / len(data)

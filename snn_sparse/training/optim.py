@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
+from snn_sparse.ops.device import kernels_run
+from snn_sparse.training.fused_optimizer import FusedAdam, FusedSGD
 from snn_sparse.training.live import live_optimizer
 
 OptimizerName = Literal["sgd", "adam"]
@@ -21,7 +23,7 @@ def make_optimizer(
     weight_decay: float | None = None,
     alive: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam.
+    """SGD with momentum, or Adam: one kernel launch a step on an NVIDIA GPU where kernels run, else torch's.
 
     Args:
         model: its parameters are optimized.
@@ -29,7 +31,7 @@ def make_optimizer(
         learning_rate: at the first epoch.
         momentum: of SGD.
         weight_decay: ``None``: as published, 5e-4 for SGD and none for Adam.
-        alive: entries to update, by parameter name (see :func:`live_optimizer`); ``None``: all.
+        alive: entries to update, by parameter name (see :func:`live_optimizer` and :class:`FusedSGD`); ``None``: all.
 
     Raises:
         ValueError: unknown name.
@@ -42,9 +44,22 @@ def make_optimizer(
         kind, options = torch.optim.Adam, {"lr": learning_rate, "weight_decay": weight_decay or 0.0}
     else:
         raise ValueError(f"unknown optimizer {name!r}: choose from sgd, adam")
+    if _kernels_take(model):
+        return (FusedSGD if name == "sgd" else FusedAdam)(model, alive, **options)
     if alive is not None:
         return live_optimizer(kind, model, alive, **options)
     return kind(model.parameters(), **options)
+
+
+def _kernels_take(model: nn.Module) -> bool:
+    """Whether a fused optimizer can hold all parameters: float32, dense, on one GPU where its kernel runs."""
+    parameters = list(model.parameters())
+    return (
+        len({p.device for p in parameters}) == 1
+        and all(p.is_cuda and p.dtype == torch.float32 for p in parameters)
+        and all(torch.empty_like(p, device="meta").stride() == p.stride() for p in parameters)
+        and kernels_run(parameters[0], "optimizer")
+    )
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, name: SchedulerName, epochs: int) -> LRScheduler:

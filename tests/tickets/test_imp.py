@@ -105,6 +105,35 @@ def test_early_time_searches_at_few_timesteps_and_ends_at_all(tiny, tmp_path):
     assert any("Early-Time" in note for note in search.progress.notes)
 
 
+@pytest.mark.parametrize("backend", ["fused", "plain"])
+def test_precision(tiny, tmp_path, backend):
+    """In bfloat16 weights stay float32 and pruned ones zero; training and evaluation run under autocast."""
+    changes = {"method": "imp", "precision": "bf16", "backend": backend}
+    seen = set()
+
+    def watch(module, _inputs, output):
+        if isinstance(module, torch.nn.Linear):
+            seen.add((module.training, output.dtype))
+
+    handle = torch.nn.modules.module.register_module_forward_hook(watch)
+    search = run(tiny, tmp_path / "run", **changes)
+    handle.remove()
+    assert {(True, torch.bfloat16), (False, torch.bfloat16)} <= seen
+    for ticket in tickets(search):
+        assert ticket.meta["settings"]["precision"] == "bf16"
+        for name, value in ticket.trained.items():
+            assert value.dtype == (torch.int64 if "tracked" in name else torch.float32)
+            assert value.isfinite().all()
+        for name, alive in ticket.mask.items():
+            assert torch.count_nonzero(ticket.trained[name][~alive]) == 0
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "killed", progress=KillAfter(4), **changes)
+    resumed = run(tiny, tmp_path / "killed", **changes)
+    for a, b in zip(tickets(search), tickets(resumed), strict=True):
+        assert a.mask.equal(b.mask)
+        assert all(torch.equal(a.trained[n], b.trained[n]) for n in a.trained)
+
+
 class Killed(Exception):
     pass
 

@@ -29,6 +29,18 @@ def test_config_holds_every_setting_and_the_environment(tiny, tmp_path):
     assert {"snn_sparse", "torch", "python", "device", "commit"} <= config["environment"].keys()
 
 
+def test_runs_and_tickets_from_before_there_was_a_precision(tiny, tmp_path):
+    search = make(tiny, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["settings"].pop("precision") == "fp32"
+    path.write_text(json.dumps(config))
+    assert Settings(**config["settings"]) == search.settings
+    make(tiny, tmp_path / "run")
+    with pytest.raises(RunExistsError, match="precision is 'fp32' there, 'bf16' here"):
+        make(tiny, tmp_path / "run", precision="bf16")
+
+
 def test_another_configuration_is_refused(tiny, tmp_path):
     make(tiny, tmp_path / "run")
     make(tiny, tmp_path / "run")
@@ -159,6 +171,7 @@ def test_sigkill_at_any_moment(tmp_path):
         ({"pruning_scope": "layer"}, "pruning_scope"),
         ({"neuron": "izhikevich"}, "neuron"),
         ({"bn_statistics": "x"}, "bn_statistics"),
+        ({"precision": "fp16"}, "unknown precision 'fp16': choose from fp32, bf16"),
     ],
 )
 def test_wrong_settings(changes, named):

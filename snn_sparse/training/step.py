@@ -1,0 +1,252 @@
+"""One training step, in float32 or bfloat16; on a GPU captured in CUDA graphs, so that the host launches it at once."""
+
+import warnings
+from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from snn_sparse.ops import temporal_cross_entropy
+from snn_sparse.ops.device import upcast
+from snn_sparse.training.cuda_graphs import CudaGraphs, Replayable, describe
+
+Tensor = torch.Tensor
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+WARMUP = 3  # eager steps of each kind of batch before its capture: kernels compile, plans are timed, cuDNN chooses
+MAX_KINDS = 4  # kinds of batch whose graphs are kept, the last used
+
+
+def check_precision(dtype: torch.dtype) -> torch.dtype:
+    """``dtype`` if networks train in it.
+
+    Raises:
+        ValueError: it is neither float32 nor bfloat16.
+    """
+    if dtype == torch.float16:
+        raise ValueError("dtype must not be float16, which needs a gradient scaler: use bfloat16")
+    if dtype not in PRECISIONS.values():
+        raise ValueError(f"dtype must be float32 or bfloat16, got {dtype}")
+    return dtype
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Inside, networks with float32 parameters compute in ``dtype``; float32 leaves everything as it is."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An optimizer whose captured step reads the learning rate anew, such as :class:`.fused_optimizer.FusedSGD`."""
+
+    def prepare(self) -> None:
+        """Before each replay."""
+
+    def after_capture(self) -> None:
+        """After each capture, before its first replay."""
+
+
+@dataclass
+class _Recording:
+    """The graphs of one kind of batch, and the tensors through which they are fed and read."""
+
+    x: Tensor
+    y: Tensor
+    loss: Tensor
+    backward: Replayable
+    update: Replayable
+
+
+@dataclass
+class _Kind:
+    """One kind of batch: how many steps it has made as usual, and its recording."""
+
+    steps: int = 0
+    recording: _Recording | None = None
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What graphs take for granted of a network and its optimizer.
+
+    Attributes:
+        fixed: where the tensors are, what trains, masks, hooks and options; graphs of another one are of no use.
+        versions: of the parameters; they move where anything but a replay or a fused optimizer writes.
+        held: masks and hooks, kept so that no other takes their ``id``.
+    """
+
+    fixed: tuple[list[Any], ...]
+    versions: list[int]
+    held: list[Any]
+
+
+class TrainStep:
+    """One training step: forward, loss, backward, update; captured in CUDA graphs where that is possible.
+
+    The loss is :func:`snn_sparse.temporal_cross_entropy` of the logits in float32. Each kind of batch (shape and
+    strides of the images, T, which modules train) gets its own graphs: its first three steps run as usual, the fourth
+    is captured and, like all later ones, replayed. A new mask, a moved or frozen parameter, or another option of the
+    optimizer (for torch's own ones a changed learning rate too) starts this anew. If something cannot be captured, such
+    as a module that waits for the device, a warning says so once, and all steps run as usual from then on.
+
+    Gradients are dropped before they are computed, never added up; after a replayed step ``grad`` is of no use.
+
+    Args:
+        model: the network, called with images and answering with logits ``[T, N, K]``.
+        optimizer: of its parameters.
+        dtype: float32, or bfloat16: forward pass and loss run under ``torch.autocast``.
+        graph: ``None``: capture where images are on an NVIDIA GPU and the optimizer can be captured (``FusedSGD``,
+            ``FusedAdam``, or torch's with ``capturable=True``); ``False``: never; ``True``: refuse to go without.
+
+    Raises:
+        ValueError: another dtype, or ``graph=True`` where steps cannot be captured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        dtype: torch.dtype = torch.float32,
+        graph: bool | None = None,
+    ) -> None:
+        self.model, self.optimizer, self.dtype = model, optimizer, check_precision(dtype)
+        self._modules = list(model.modules())
+        self._masked: list[Any] = [m for m in self._modules if hasattr(m, "live_mask")]
+        self._prepared: Prepared | None = optimizer if isinstance(optimizer, Prepared) else None
+        capturable = self._prepared or all(group.get("capturable") for group in optimizer.param_groups)
+        self._wanted, self._may_capture = bool(graph), graph is not False and bool(capturable)
+        if graph and not (capturable and all(CudaGraphs.take(p) for p in model.parameters())):
+            raise ValueError(
+                "graph=True needs a network on an NVIDIA GPU and an optimizer that can be captured: FusedSGD, "
+                "FusedAdam, or one of torch's with capturable=True"
+            )
+        self._graphs: CudaGraphs | None = None
+        self._kinds: OrderedDict[tuple[Any, ...], _Kind] = OrderedDict()
+        self._network: _Network | None = None
+        self._last: _Recording | None = None
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step.
+
+        Args:
+            x: images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]``, float32 or the step's dtype.
+            y: classes ``[N]``, int64.
+
+        Returns:
+            the loss, a scalar on the device, detached; the next step may overwrite it.
+
+        Raises:
+            ValueError: ``graph=True``, and ``x`` is not on an NVIDIA GPU.
+        """
+        taken = CudaGraphs.take(x)
+        if self._wanted and not taken:
+            raise ValueError(f"graph=True needs x on an NVIDIA GPU, got {x.device}")
+        if not (taken and self._may_capture):
+            return self._eager(x, y)
+        self._graphs = self._graphs or CudaGraphs(x.device)
+        before, now = self._network, self._look()
+        if before is None or now.fixed != before.fixed:
+            self._forget()
+        # weights that somebody else has written: the network's hooks that watch their versions must see them
+        written = before is not None and now.versions != before.versions
+        kind = self._kind(x, y)
+        if kind.recording is None and kind.steps >= WARMUP:
+            self._record(kind, x, y)
+            now = self._look()
+        if kind.recording is not None and not written:
+            self._network = now  # a replay moves no version
+            return self._replay(kind.recording, x, y)
+        kind.steps += 1
+        with self._graphs.aside():
+            loss = self._eager(x, y)
+        self._network = self._look()
+        return loss
+
+    def _eager(self, x: Tensor, y: Tensor) -> Tensor:
+        self._last = None
+        loss = self._backward(x, y)
+        self.optimizer.step()
+        return loss
+
+    def _backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Gradients of a batch, in memory of their own; returns the loss."""
+        self._drop_gradients()
+        with autocast(x.device, self.dtype):
+            loss = temporal_cross_entropy(upcast(self.model(x)), y)
+        loss.backward()
+        return loss.detach()
+
+    def _drop_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
+
+    def _replay(self, recording: _Recording, x: Tensor, y: Tensor) -> Tensor:
+        if recording is not self._last:
+            self._drop_gradients()  # those of another step
+            self._last = recording
+        recording.x.copy_(x, non_blocking=True)
+        recording.y.copy_(y, non_blocking=True)
+        if self._prepared is not None:
+            self._prepared.prepare()
+        recording.backward.replay()
+        recording.update.replay()
+        return recording.loss
+
+    def _record(self, kind: _Kind, x: Tensor, y: Tensor) -> None:
+        """Capture a step, of which nothing runs; if it cannot be captured, nothing has changed either."""
+        try:
+            kind.recording = self._last = self._capture(x.clone(), y.clone())
+        except Exception as error:  # whatever a module does that a graph cannot hold
+            warnings.warn(f"training goes on without CUDA graphs: {describe(error)}", stacklevel=3)
+            self._may_capture = self._wanted = False
+            self._forget()
+
+    def _capture(self, x: Tensor, y: Tensor) -> _Recording:
+        assert self._graphs is not None
+        self._drop_gradients()  # so that their memory is free for the capture
+        loss = torch.zeros((), device=x.device)
+        others = [kind.recording.backward for kind in self._kinds.values() if kind.recording is not None]
+        # A mask's pre-hook looks for moved versions. A fused optimizer moves none, so that nothing of the hook is
+        # captured; others do, and zeroing pruned weights becomes part of every replay.
+        backward = self._graphs.capture(lambda: loss.copy_(self._backward(x, y)), others[0] if others else None)
+        # By itself, in its own memory: the optimizer fills a table of its launch once, which others would overwrite.
+        update = self._graphs.capture(self.optimizer.step)
+        if self._prepared is not None:
+            self._prepared.after_capture()
+        return _Recording(x, y, loss, backward, update)
+
+    def _kind(self, x: Tensor, y: Tensor) -> _Kind:
+        timesteps, training = getattr(self.model, "timesteps", None), tuple(m.training for m in self._modules)
+        key = (x.shape, x.stride(), x.dtype, x.device, y.shape, y.dtype, timesteps, training)
+        kind = self._kinds.setdefault(key, _Kind())
+        self._kinds.move_to_end(key)
+        if len(self._kinds) > MAX_KINDS:
+            self._kinds.popitem(last=False)
+        return kind
+
+    def _forget(self) -> None:
+        """Drop all graphs, and the gradients in their memory."""
+        self._kinds.clear()
+        self._last = None
+        self._drop_gradients()
+
+    def _look(self) -> _Network:
+        tensors, versions = [], []
+        for module in self._modules:
+            parameters = [p for p in module._parameters.values() if p is not None]
+            tensors += parameters + [b for b in module._buffers.values() if b is not None]
+            versions += [p._version for p in parameters]
+        held = [m.live_mask for m in self._masked] + list(self.model._forward_pre_hooks.values())
+        places = [(t.data_ptr(), t.requires_grad) for t in tensors]
+        return _Network((places, [id(x) for x in held], self._options()), versions, held)
+
+    def _options(self) -> list[Any]:
+        """What a captured update takes for constant."""
+        read_anew = ("params", "initial_lr") if self._prepared is None else ("params", "initial_lr", "lr")
+        options = [(k, v) for group in self.optimizer.param_groups for k, v in group.items() if k not in read_anew]
+        return [(k, v.data_ptr() if isinstance(v, Tensor) else v) for k, v in options]
