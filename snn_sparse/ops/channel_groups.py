@@ -97,6 +97,27 @@ def group_channels(mask: Tensor, way: Way, *, transposed: bool = False) -> Chann
     return ChannelGroups(outputs, inputs, used.shape[2], way, order, pointers, channels, segments)
 
 
+class Grouper:
+    """The groups of one mask, made once for each way of cutting it: ordering outputs takes a while.
+
+    Args:
+        mask: bool ``[Cout, Cin, kh, kw]``; None: nothing is pruned.
+        shape: of the weight.
+    """
+
+    def __init__(self, mask: Tensor | None, shape: tuple[int, ...]) -> None:
+        self.mask = mask
+        self.used = torch.ones(shape, dtype=torch.bool) if mask is None else mask.detach().cpu()
+        self._known: dict[tuple[int, int, bool, bool, bool], ChannelGroups] = {}
+
+    def groups(self, way: Way, transposed: bool = False) -> ChannelGroups:
+        """:func:`group_channels`."""
+        key = (way.width, way.step, way.gathered, way.reorder, transposed)
+        if key not in self._known:
+            self._known[key] = group_channels(self.used, way, transposed=transposed)
+        return self._known[key]
+
+
 def _chunks(union: Tensor, way: Way) -> Tensor:
     """The channels of a union padded to whole chunks, or the numbers of the chunks that it touches."""
     listed = union.nonzero().squeeze(1)

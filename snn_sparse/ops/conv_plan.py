@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from snn_sparse.kernels.conv_settings import Geometry, Lists, Way
-from snn_sparse.ops.channel_groups import group_channels
+from snn_sparse.ops.channel_groups import Grouper
 
 Tensor = torch.Tensor
 
@@ -44,19 +44,18 @@ class ConvPlan:
     lists: tuple[Tensor, ...] = ()
 
     @classmethod
-    def make(cls, ways: Ways, mask: Tensor | None, shape: tuple[int, ...], device: torch.device) -> "ConvPlan":
-        """The plan of a layer: ``mask`` bool ``[Cout, Cin, kh, kw]`` or None, of a weight of ``shape``."""
-        used = torch.ones(shape, dtype=torch.bool) if mask is None else mask
+    def make(cls, ways: Ways, grouper: Grouper, device: torch.device) -> "ConvPlan":
+        """The plan of a layer under the mask of ``grouper``."""
         empty = torch.empty(0, dtype=torch.int32, device=device)
         lists: list[Tensor] = []
         for direction, way in zip(DIRECTIONS, ways, strict=True):
             if way is None:
                 lists += [empty] * 4
                 continue
-            found = group_channels(used, way, transposed=direction == "grad_input").lists(device)
+            found = grouper.groups(way, direction == "grad_input").lists(device)
             order = empty if found.order is None else found.order
             lists += [order, found.pointers, found.channels, found.segments]
-        return cls(ways, None if mask is None else mask.to(device), tuple(lists))
+        return cls(ways, None if grouper.mask is None else grouper.mask.to(device), tuple(lists))
 
     def arguments(self) -> tuple[Tensor | None, list[Tensor], list[int]]:
         """As the operators take it."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from snn_sparse.kernels.conv_settings import Geometry, Way
+from snn_sparse.ops.channel_groups import Grouper
 from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan, Ways
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm, reference
 from snn_sparse.ops.packed_conv import run_direction
@@ -102,21 +103,22 @@ def _check_convolution_way(device: torch.device, way: Way, dtype: torch.dtype) -
     wanted = [y.detach(), grads[0], grads[1] * mask]
     packed = Packed(torch.zeros(1, dtype=dtype, device=device).expand(g.input_shape()), plain_pack(spikes).to(device))
     on_device = weight.to(device), grad.to(device)
+    grouper = Grouper(mask, tuple(mask.shape))
     for direction, expected in zip(DIRECTIONS[:3], wanted, strict=True):
-        plan = ConvPlan.make(Ways()._replace(**{direction: way}), mask, tuple(mask.shape), device)
+        plan = ConvPlan.make(Ways()._replace(**{direction: way}), grouper, device)
         found = run_direction(direction, packed, *on_device, g, plan).cpu().double()
         if not float((found - expected).abs().max()) <= ROUNDING[dtype] * float(expected.abs().max()):
             return f"{direction} differs"
-    return None if way.reorder else _check_spikes(packed, weight, mask, way, wanted[0])
+    return None if way.reorder else _check_spikes(packed, weight, grouper, way, wanted[0])
 
 
-def _check_spikes(packed: Packed, weight: torch.Tensor, mask: torch.Tensor, way: Way, y: torch.Tensor) -> str | None:
+def _check_spikes(packed: Packed, weight: torch.Tensor, grouper: Grouper, way: Way, y: torch.Tensor) -> str | None:
     """Convolution, batch norm and neuron in one kernel; ``y [T, N, C, H, W]`` is the exact convolution."""
     device = packed.bits.device
     mean, variance = y.mean((0, 1, 3, 4)), y.var((0, 1, 3, 4))
     exact = Norm(None, None, mean, variance, (0.0,) * y.shape[0], False)
     norm = Norm(None, None, mean.float().to(device), variance.float().to(device), (0.0,) * y.shape[0], False)
-    plan = ConvPlan.make(Ways(spikes=way), mask, tuple(mask.shape), device)
+    plan = ConvPlan.make(Ways(spikes=way), grouper, device)
     found = packed_conv_neuron(packed, weight.to(device), None, 1, 1, plan, norm, NeuronSpec())
     expected, _ = reference(y, NeuronSpec(), y.shape[0], exact)
     spikes = plain_unpack(found.bits.cpu(), tuple(y.shape), torch.float64)

@@ -10,6 +10,7 @@ import snn_sparse as ss
 from snn_sparse.kernels.conv_settings import Geometry, Way
 from snn_sparse.nn.fused import FusedConv2d
 from snn_sparse.nn.fused.gpu_plan import candidates, choose
+from snn_sparse.ops.channel_groups import Grouper
 from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan, Ways
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
 from snn_sparse.ops.neuron_sequence import neuron_sequence
@@ -76,7 +77,7 @@ def test_ways_against_float64(g, dtype):
     expected = exact(g, spikes, weight, grad, mask)
     for direction, wanted in expected.items():
         for way in some_ways(direction, g, density, dtype):
-            plan = ConvPlan.make(Ways()._replace(**{direction: way}), mask, tuple(mask.shape), CUDA)
+            plan = ConvPlan.make(Ways()._replace(**{direction: way}), Grouper(mask, tuple(mask.shape)), CUDA)
             found = run_direction(direction, packed, weight, grad, g, plan)
             error = float((found.double() - wanted).abs().max()) / float(wanted.abs().max())
             assert error < TOLERANCE[dtype], f"{direction} {way.describe()}: {error}"
@@ -87,7 +88,7 @@ def test_ways_against_float64(g, dtype):
 def test_statistics_in_the_epilogue(dtype):
     g = SHAPES["stride 2"]
     _, packed, weight, _, mask = draw(g, 0.3, dtype)
-    plan = ConvPlan.make(Ways(candidates("output", g, 0.3)[-1]), mask, tuple(mask.shape), CUDA)
+    plan = ConvPlan.make(Ways(candidates("output", g, 0.3)[-1]), Grouper(mask, tuple(mask.shape)), CUDA)
     y, (count, mean, m2) = packed_conv2d(packed, weight, None, [2, 2], [1, 1], plan, statistics=True)
     whole = (count * mean).sum(-1) / count.sum(-1)
     variance = (m2 + count * (mean - whole[..., None]) ** 2).sum(-1) / count.sum(-1)
@@ -104,7 +105,7 @@ def test_convolution_and_neuron_in_one_kernel(pool):
     y, _ = packed_conv2d(packed, weight, None, [1, 1], [1, 1])
     expected, _ = neuron_sequence(y, NeuronSpec(), g.steps, norm=norm, pool=pool)
     for way in some_ways("spikes", g, 0.3, torch.float32):
-        plan = ConvPlan.make(Ways(spikes=way), mask, tuple(mask.shape), CUDA)
+        plan = ConvPlan.make(Ways(spikes=way), Grouper(mask, tuple(mask.shape)), CUDA)
         found = unpack_spikes(packed_conv_neuron(packed, weight, None, 1, 1, plan, norm, NeuronSpec(), pool=pool))
         assert float((found != expected).double().mean()) < 1e-4
     assert 0.01 < float(expected.mean()) < 0.99
@@ -114,7 +115,7 @@ def test_convolution_and_neuron_in_one_kernel(pool):
 def test_a_plan_is_never_slower_than_cudnn(density):
     g = SHAPES["2x2"]
     mask = None if density == 1 else torch.rand(g.outputs, g.inputs, *g.kernel) < density
-    choice = choose(g, mask, torch.bfloat16, CUDA)
+    choice = choose(g, Grouper(mask, (g.outputs, g.inputs, *g.kernel)), torch.bfloat16, CUDA)
     assert all(0 < a <= b for a, b in zip(choice.seconds, choice.library_seconds, strict=True))
 
 
@@ -147,7 +148,7 @@ def test_large_tensor_with_offsets_beyond_32_bits():
     if torch.cuda.mem_get_info()[0] < 4 * g.images * g.outputs * 256 * 256:
         pytest.skip("not enough memory")
     spikes, packed, weight, _, mask = draw(g, 1.0, torch.float16)
-    plan = ConvPlan.make(Ways(Way(128, 128, 64, num_warps=8)), mask, tuple(mask.shape), CUDA)
+    plan = ConvPlan.make(Ways(Way(128, 128, 64, num_warps=8)), Grouper(mask, tuple(mask.shape)), CUDA)
     y, _ = packed_conv2d(packed, weight, None, [1, 1], [0, 0], plan)
     expected = F.conv2d(spikes[0, -1:], weight)
     torch.testing.assert_close(y[0, -1:], expected, rtol=3e-3, atol=3e-2)

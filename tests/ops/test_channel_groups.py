@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_sparse.kernels.conv_settings import Geometry, Way
-from snn_sparse.ops.channel_groups import group_channels
+from snn_sparse.ops.channel_groups import Grouper, group_channels
 from snn_sparse.ops.mask_structure import union_fraction
 
 masks = st.tuples(
@@ -92,6 +92,15 @@ def test_lists_name_an_order_only_where_there_is_one():
     mask = torch.rand(20, 40) < 0.3
     assert group_channels(mask, Way(16, 16, 32)).lists().order is None
     assert group_channels(mask, Way(16, 16, 32, reorder=True)).lists().order.dtype == torch.int32
+
+
+def test_a_grouper_makes_each_grouping_once():
+    mask = torch.rand(40, 50, 3, 3) < 0.1
+    grouper, way = Grouper(mask, tuple(mask.shape)), Way(16, 16, 32, True, True)
+    assert grouper.groups(way) is grouper.groups(Way(64, 16, 32, True, True, True, 8))  # other tiles, same lists
+    assert grouper.groups(way) is not grouper.groups(way, transposed=True)
+    assert torch.equal(grouper.groups(way).channels, group_channels(mask, way).channels)
+    assert Grouper(None, (40, 50, 3, 3)).groups(Way(16, 16, 32)).fraction > 1  # whole chunks of a full mask
 
 
 def test_wrong_arguments():

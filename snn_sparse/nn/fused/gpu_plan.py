@@ -16,10 +16,11 @@ from snn_sparse.kernels.conv_candidates import candidates
 from snn_sparse.kernels.conv_settings import Geometry, Way
 from snn_sparse.nn.fused.plan import MARGIN
 from snn_sparse.nn.fused.plan_file import PlanFile
-from snn_sparse.ops.channel_groups import group_channels
+from snn_sparse.ops.channel_groups import Grouper
 from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan, Ways
 from snn_sparse.ops.device import kernels_run
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
+from snn_sparse.ops.mask_structure import union_fraction
 from snn_sparse.ops.neuron_sequence import neuron_sequence
 from snn_sparse.ops.packed_conv import run_direction
 from snn_sparse.ops.packed_conv_neuron import packed_conv_neuron
@@ -27,6 +28,7 @@ from snn_sparse.ops.spike_bits import Packed, packed_shape
 
 FORMAT = 1  # of the plans on disk; raised when older ones no longer hold
 REPEATS, CALLS = 5, 4  # timings of a way, and calls in each
+UNION = 16  # filters of a group, whose union of columns tells one mask from another of the same density
 HOPELESS = 1.6  # a way that computes so many times the least products of any is not timed
 
 
@@ -69,17 +71,18 @@ class ConvPlanner:
         if key not in self._plans:
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 return ConvPlan()
-            choice = self.choices.setdefault(key[:2], self._choose(geometry, dtype, device))
-            shape = (geometry.outputs, geometry.inputs, *geometry.kernel)
-            self._plans[key] = ConvPlan.make(choice.ways, self.mask, shape, device)
+            grouper = Grouper(self.mask, (geometry.outputs, geometry.inputs, *geometry.kernel))
+            if key[:2] not in self.choices:
+                self.choices[key[:2]] = self._choose(geometry, grouper, dtype, device)
+            self._plans[key] = ConvPlan.make(self.choices[key[:2]].ways, grouper, device)
         return self._plans[key]
 
-    def _choose(self, geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Choice:
+    def _choose(self, geometry: Geometry, grouper: Grouper, dtype: torch.dtype, device: torch.device) -> Choice:
         file, key = PlanFile(), self._key(geometry, dtype, device)
         found = _read(file.get(key))
         if found is None:
-            with torch.no_grad():
-                found = choose(geometry, self.mask, dtype, device)
+            with torch.inference_mode(False), torch.no_grad():
+                found = choose(geometry, grouper, dtype, device)
             file.put(key, asdict(found) | {"ways": [None if way is None else asdict(way) for way in found.ways]})
         return found
 
@@ -87,7 +90,9 @@ class ConvPlanner:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
         sizes = "x".join(map(str, geometry.input_shape()))
         how = f"{geometry.outputs} {geometry.kernel} s{geometry.stride}p{geometry.padding} {dtype}"
-        return f"gpu v{FORMAT} {sizes} {how} {self.density:.2g} | {name} cudnn {torch.backends.cudnn.version()}"
+        union = 1.0 if self.mask is None else union_fraction(self.mask, UNION)
+        mask = f"{self.density:.2g} union {union:.2g}"
+        return f"gpu v{FORMAT} {sizes} {how} {mask} | {name} cudnn {torch.backends.cudnn.version()}"
 
 
 def _read(found: Any) -> Choice | None:
@@ -98,19 +103,15 @@ def _read(found: Any) -> Choice | None:
         return None
 
 
-def choose(geometry: Geometry, mask: torch.Tensor | None, dtype: torch.dtype, device: torch.device) -> Choice:
-    """Time every way of every direction on random spikes, and keep the fastest."""
-    g, shape = geometry, (geometry.outputs, geometry.inputs, *geometry.kernel)
-    used = torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu()
-    runs = _Runs(g, mask, used, dtype, device)
+def choose(geometry: Geometry, grouper: Grouper, dtype: torch.dtype, device: torch.device) -> Choice:
+    """Time every way of every direction on random spikes under the mask of ``grouper``, and keep the fastest."""
+    runs = _Runs(geometry, grouper, dtype, device)
     ways: list[Way | None] = []
     seconds, library = [], []
     for direction in DIRECTIONS:
         base = Ways(output=ways[0] if direction == "spikes" else None)  # spikes compete with the best convolution
-        listed = [
-            base,
-            *(base._replace(**{direction: w}) for w in _shortlist(direction, g, used, dtype == torch.float32)),
-        ]
+        offered = _shortlist(direction, geometry, grouper, dtype == torch.float32)
+        listed = [base, *(base._replace(**{direction: way}) for way in offered)]
         times = [_seconds(runs.make(direction, option), device) if listed[1:] else 0.0 for option in listed]
         best = min(range(len(listed)), key=lambda i, t=times: t[i] / (MARGIN if i else 1))  # type: ignore[misc]
         ways.append(getattr(listed[best], direction))
@@ -119,11 +120,10 @@ def choose(geometry: Geometry, mask: torch.Tensor | None, dtype: torch.dtype, de
     return Choice(Ways(*ways), tuple(seconds), tuple(library))
 
 
-def _shortlist(direction: str, geometry: Geometry, used: torch.Tensor, exact: bool) -> list[Way]:
+def _shortlist(direction: str, geometry: Geometry, grouper: Grouper, exact: bool) -> list[Way]:
     """Candidates without those that would compute far more products than others under this mask."""
-    density, transposed = float(used.float().mean()), direction == "grad_input"
-    found = candidates(direction, geometry, density, exact)
-    shares = {way: group_channels(used, way, transposed=transposed).fraction for way in found}
+    found = candidates(direction, geometry, float(grouper.used.float().mean()), exact)
+    shares = {way: grouper.groups(way, direction == "grad_input").fraction for way in found}
     least = min(shares.values(), default=0.0)
     return [way for way in found if shares[way] <= HOPELESS * least or not way.gathered]
 
@@ -131,24 +131,22 @@ def _shortlist(direction: str, geometry: Geometry, used: torch.Tensor, exact: bo
 class _Runs:
     """Random data of one shape, and every direction on it as a function to time."""
 
-    def __init__(
-        self, g: Geometry, mask: torch.Tensor | None, used: torch.Tensor, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, g: Geometry, grouper: Grouper, dtype: torch.dtype, device: torch.device) -> None:
         generator = torch.Generator().manual_seed(0)
         words = packed_shape(g.input_shape(), True)
         fill = (torch.randint(-(2**31), 2**31, words, generator=generator) for _ in range(2))
         bits = torch.bitwise_and(*fill).to(torch.int32).to(device)  # a quarter of the spikes
-        weight = torch.randn(used.shape, generator=generator) * used
+        weight = torch.randn(grouper.used.shape, generator=generator) * grouper.used
         self.packed = Packed(torch.zeros(1, dtype=dtype, device=device).expand(g.input_shape()), bits)
         self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
         t, n, channels, high, wide = g.output_shape
         grad = torch.randn((t, n, high, wide, channels), generator=generator)
         self.grad = grad.to(device, dtype).movedim(-1, 2)
-        self.geometry, self.mask, self.device = g, mask, device
+        self.geometry, self.grouper, self.device = g, grouper, device
 
     def make(self, direction: str, ways: Ways) -> Callable[[], Any]:
         """A function that runs one direction."""
-        plan = ConvPlan.make(ways, self.mask, tuple(self.weight.shape), self.device)
+        plan = ConvPlan.make(ways, self.grouper, self.device)
         if direction == "spikes":
             return self._spikes(plan)
         return lambda: run_direction(direction, self.packed, self.weight, self.grad, self.geometry, plan)

@@ -13,6 +13,7 @@ from snn_sparse.models.vgg import VGG
 from snn_sparse.nn.fused import convolution, gpu_plan
 from snn_sparse.nn.fused.gpu_plan import ConvPlanner
 from snn_sparse.nn.neuron import make_neuron
+from snn_sparse.ops.channel_groups import Grouper
 from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan
 
 BLOCK, UNION = Way(32, 32, 32), Way(16, 32, 32, True)
@@ -130,7 +131,7 @@ def test_nothing_is_planned_without_kernels(monkeypatch):
 def test_real_timing_runs_every_way(monkeypatch, tmp_path):
     monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "plans.json"))
     monkeypatch.setattr(gpu_plan, "candidates", lambda direction, *_: [BLOCK])
-    choice = gpu_plan.choose(Geometry(1, 1, 8, 8, 2, 2, (1, 1), 1, 0), None, torch.float32, CPU)
+    choice = gpu_plan.choose(Geometry(1, 1, 8, 8, 2, 2, (1, 1), 1, 0), Grouper(None, (8, 8, 1, 1)), torch.float32, CPU)
     assert all(0 < a <= b for a, b in zip(choice.seconds, choice.library_seconds, strict=True))
 
 

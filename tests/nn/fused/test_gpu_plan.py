@@ -6,6 +6,7 @@ import torch
 from snn_sparse.kernels.conv_settings import Geometry
 from snn_sparse.nn.fused import gpu_plan
 from snn_sparse.nn.fused.gpu_plan import ConvPlanner, candidates
+from snn_sparse.ops.channel_groups import Grouper
 from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan
 
 SMALL, LARGE = (Geometry(5, 128, 512, 512, s, s, (3, 3), 1, 1) for s in (4, 32))
@@ -32,7 +33,7 @@ def test_spikes_are_packed_by_whole_words_in_their_order():
 
 def test_ways_that_compute_too_much_are_not_timed():
     used = torch.rand(512, 512, 1, 1) < 0.05
-    kept = gpu_plan._shortlist("output", LARGE, used, False)
+    kept = gpu_plan._shortlist("output", LARGE, Grouper(used, tuple(used.shape)), False)
     assert {way.width for way in kept if way.gathered} == {16, 32}
     assert all(way in candidates("output", LARGE, 0.05) for way in kept)
 
