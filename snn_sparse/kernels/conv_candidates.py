@@ -48,4 +48,4 @@ def _cuts(widest: int, density: float, exact: bool) -> list[tuple[int, int, int,
 
 def _holds(rows: int, width: int, gathered: bool, exact: bool) -> bool:
     """Whether a tile packs whole words and leaves registers for a potential beside each product."""
-    return 32 <= width <= (32 if exact else width) and rows * width <= (2048 if gathered or exact else 8192)
+    return 32 <= width <= (32 if exact else width) and rows <= 64 and (rows * width <= 2048 or not (gathered or exact))
