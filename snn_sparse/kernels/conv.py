@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from snn_sparse.kernels.conv_settings import Geometry, Lists, Way, ceil_div, tiles_of
-from snn_sparse.kernels.conv_walk import convolve_tile, group_outputs, lines_from, tile_rows
+from snn_sparse.kernels.conv_walk import chunk_channels, convolve_tile, group_outputs, lines_from, tile_rows
 from snn_sparse.kernels.inputs import DTYPES
 from snn_sparse.kernels.launch import launch
 from snn_sparse.kernels.tiles import empty, in_layout
@@ -35,12 +35,12 @@ def _conv_kernel(
     """One tile of one timestep and one group of outputs; the statistics of what it stores are [3, C, T, tiles]."""
     group, tile = tl.program_id(0) % groups, tl.program_id(0) // groups % tiles
     t = tl.program_id(0) // groups // tiles
-    first, image, pixel, exists = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, False)
+    first, image, pixel, exists, the_pixel = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, False)
     output = group_outputs(order, group, WIDTH)
     first_image = (t * images + first).to(tl.int64)
     products = convolve_tile(
         lines_from(data, first_image * (height_in * width_in), inputs, BITS), weight, (pointers, channels), group,
-        output, image, pixel, exists, (width, height_in, width_in, inputs, outputs, padding),
+        output, image, pixel, the_pixel, exists, (width, height_in, width_in, inputs, outputs, padding),
         (along_output, along_input, along_tap),
         STRIDE, KERNEL_WIDTH, TAPS, TRANSPOSED, BITS, GATHERED, PIXEL_MAJOR, ROWS, WIDTH, STEP,
     )
@@ -73,6 +73,47 @@ def strides_of(weight: torch.Tensor, transposed: bool) -> dict[str, int]:
 def walkable(weight: torch.Tensor) -> torch.Tensor:
     """``weight [Cout, Cin, kh, kw]`` with input channels innermost."""
     return weight.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+@triton.jit
+def _pack_weight_kernel(
+    weight, packed, order, channels, segments, inputs, outputs, along_output, along_input, along_tap,
+    TAPS: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Weights of one chunk of gathered channels and its group [STEP, WIDTH], 0 for padding."""
+    chunk = tl.program_id(0)
+    segment = tl.load(segments + chunk)
+    output = group_outputs(order, segment // TAPS, WIDTH)
+    channel = chunk_channels(channels, chunk, STEP, True)
+    given = ((channel >= 0) & (channel < inputs))[:, None] & (output < outputs)[None, :]
+    at = channel[:, None] * along_input + output[None, :] * along_output + segment % TAPS * along_tap
+    place = tl.arange(0, STEP)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    tl.store(packed + chunk * (STEP * WIDTH) + place, tl.load(weight + at, mask=given, other=0.0))
+
+
+def pack_weight(weight: torch.Tensor, lists: Lists, way: Way, transposed: bool = False) -> torch.Tensor:
+    """``[Cout, Cin, kh, kw]`` as the kernels read gathered channels: ``[chunks, step, width]``, zero where padded."""
+    sizes = weight.shape[:2] if transposed else (weight.shape[1], weight.shape[0])
+    weight, chunks = walkable(weight), len(lists.segments)
+    packed = torch.empty((chunks, way.step, way.width), dtype=weight.dtype, device=weight.device)
+    launch(
+        _pack_weight_kernel,
+        chunks,
+        weight.device,
+        num_warps=4,
+        weight=weight,
+        packed=packed,
+        order=lists.order,
+        channels=lists.channels,
+        segments=lists.segments,
+        inputs=sizes[0],
+        outputs=sizes[1],
+        TAPS=weight.shape[2] * weight.shape[3],
+        WIDTH=way.width,
+        STEP=way.step,
+        **strides_of(weight, transposed),
+    )
+    return packed
 
 
 def check_data(data: torch.Tensor, weight: torch.Tensor, geometry: Geometry, transposed: bool = False) -> bool:
@@ -117,10 +158,11 @@ def convolve(
         ``[3, Cout, T, tiles]``: count, mean and sum of squared deviations of each tile, or None.
 
     Raises:
-        ValueError: sizes that do not fit. TypeError: a dtype that is not supported.
+        ValueError: sizes that do not fit, or are too large. TypeError: a dtype that is not supported.
     """
     bits = check_data(data, weight, geometry, transposed)
     g = geometry if statistics else geometry.merged
+    g.check_offsets(way)
     channels, high, wide = (geometry.input_shape() if transposed else geometry.output_shape)[2:]
     tiles = tiles_of(g.images, high * wide, way)
     y = empty((geometry.steps, geometry.images, channels, high, wide), weight.dtype, data.device, True)
@@ -158,7 +200,7 @@ def walk_arguments(
     weight = walkable(weight)
     inputs, high, wide = (geometry.output_shape if transposed else geometry.input_shape())[2:]
     return {
-        "weight": weight,
+        "weight": pack_weight(weight, lists, way, transposed) if way.gathered else weight,
         "order": lists.order,
         "pointers": lists.pointers,
         "channels": lists.channels,

@@ -54,7 +54,7 @@ def _conv_neuron_kernel(
     GATHERED: tl.constexpr, PIXEL_MAJOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
 ):
     group, tile = tl.program_id(0) % groups, tl.program_id(0) // groups
-    first, image, pixel, exists = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, POOL)
+    first, image, pixel, exists, the_pixel = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, POOL)
     tau, v_threshold, v_reset = tl.cast(tau, tl.float32), tl.cast(v_threshold, tl.float32), tl.cast(v_reset, tl.float32)
     decay = decay_rate(tau, rate, KIND)
     output = group * WIDTH + tl.arange(0, WIDTH)
@@ -73,7 +73,7 @@ def _conv_neuron_kernel(
         first_image = (t * images + first).to(tl.int64)
         products = convolve_tile(
             lines_from(data, first_image * (height_in * width_in), inputs, BITS), weight, (pointers, channels), group,
-            output, image, pixel, exists, (width, height_in, width_in, inputs, outputs, padding),
+            output, image, pixel, the_pixel, exists, (width, height_in, width_in, inputs, outputs, padding),
             (along_output, along_input, along_tap),
             STRIDE, KERNEL_WIDTH, TAPS, TRANSPOSED, BITS, GATHERED, PIXEL_MAJOR, ROWS, WIDTH, STEP,
         )
@@ -127,6 +127,7 @@ def conv_neuron(
     """
     g, (high, wide) = geometry, geometry.out_size
     packed = check_data(data, weight, g)
+    g.check_offsets(way)
     if not norm.frozen or norm.mean.shape != (g.outputs,):
         raise ValueError(f"norm must have running statistics of {g.outputs} channels")
     if lists.order is not None or (bits and way.width % 32):

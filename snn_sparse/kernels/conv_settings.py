@@ -77,7 +77,7 @@ class Geometry:
     """Sizes of a convolution over ``steps`` timesteps of ``images`` images; ``padding`` and ``stride`` both ways.
 
     Raises:
-        ValueError: maps too small for the kernel, or too large for 32-bit offsets.
+        ValueError: maps too small for the kernel.
     """
 
     steps: int
@@ -93,8 +93,11 @@ class Geometry:
     def __post_init__(self) -> None:
         if min(self.out_size) < 1:
             raise ValueError(f"maps of {self.height}x{self.width} are too small for a kernel of {self.kernel}")
+
+    def check_offsets(self, way: "Way") -> None:
+        """Raise a ValueError if a tile is too large for the kernels' 32-bit offsets, which start at its first image."""
         pixels = max(self.height * self.width, self.out_size[0] * self.out_size[1])
-        images = max(MAX_ROWS, MAX_ROWS // pixels + 2)  # of a tile
+        images = min(way.rows, self.images) if way.pixel_major else way.rows // pixels + 2
         if self.steps * self.images * pixels >= 2**31 or images * pixels * max(self.inputs, self.outputs) >= 2**31:
             raise ValueError(f"{self.images} images of {self.height}x{self.width} are too large")
 

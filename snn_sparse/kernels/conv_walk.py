@@ -16,24 +16,26 @@ import triton.language as tl
 def tile_rows(tile, images, pixels, width, ROWS: tl.constexpr, PIXEL_MAJOR: tl.constexpr, POOL: tl.constexpr):
     """Of a tile the first image; of each row [ROWS] the image after that, the pixel, and whether it exists.
 
-    Pooled, four rows are a 2x2 window. Offsets fit 32 bits after the first image (``conv.Geometry`` checks it).
+    Last comes the pixel of all rows where there is one. Pooled, four rows are a 2x2 window. Offsets fit 32 bits after
+    the first image (``Geometry.check_offsets``).
     """
     if PIXEL_MAJOR:
         tiles = tl.cdiv(images, ROWS)
         first = tile % tiles * ROWS
         image = tl.arange(0, ROWS)
-        pixel = tl.zeros([ROWS], tl.int32) + tile // tiles
+        the_pixel = tile // tiles
+        pixel = tl.zeros([ROWS], tl.int32) + the_pixel
     elif POOL:
         half, windows = width // 2, (width // 2) * (pixels // width // 2)
-        row = tile * ROWS + tl.arange(0, ROWS)
+        row, the_pixel = tile * ROWS + tl.arange(0, ROWS), 0
         first = tile * (ROWS // 4) // windows
         image, window, corner = row // 4 // windows - first, row // 4 % windows, row % 4
         pixel = (2 * (window // half) + corner // 2) * width + 2 * (window % half) + corner % 2
     else:
-        row = tile * ROWS + tl.arange(0, ROWS)
+        row, the_pixel = tile * ROWS + tl.arange(0, ROWS), 0
         first = tile * ROWS // pixels
         image, pixel = row // pixels - first, row % pixels
-    return first, image, pixel, first + image < images
+    return first, image, pixel, first + image < images, the_pixel
 
 
 @triton.jit
@@ -108,7 +110,7 @@ def load_inputs(
         values = tl.load(data + line[:, None] * inputs + channel[None, :], mask=given, other=0.0).to(DTYPE)
     elif GATHERED:
         word = tl.load(data + line[:, None] * words + (channel // 32)[None, :], mask=given, other=0)
-        values = tl.where(((word >> (channel % 32)[None, :]) & 1) != 0, 1.0, 0.0).to(DTYPE)
+        values = tl.where(((word >> (tl.maximum(channel, 0) % 32)[None, :]) & 1) != 0, 1.0, 0.0).to(DTYPE)
     else:
         at = tl.load(channels + chunk) * (STEP // 32) + tl.arange(0, STEP // 32)
         word = tl.load(
@@ -127,7 +129,7 @@ def lines_from(data, pixels, inputs, BITS: tl.constexpr):
 
 @triton.jit
 def convolve_tile(
-    data, weight, lists, group, output, image, pixel, exists, sizes, strides,
+    data, weight, lists, group, output, image, pixel, the_pixel, exists, sizes, strides,
     STRIDE: tl.constexpr, KERNEL_WIDTH: tl.constexpr, TAPS: tl.constexpr, TRANSPOSED: tl.constexpr,
     BITS: tl.constexpr, GATHERED: tl.constexpr, PIXEL_MAJOR: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
@@ -135,7 +137,8 @@ def convolve_tile(
     """Products [ROWS, WIDTH] of a tile in float32; ``data`` points to its first image.
 
     ``lists`` are (pointers, channels), ``sizes`` (width, height_in, width_in, inputs, outputs, padding), ``strides``
-    those of the weight along (output, input, tap).
+    those of the weight along (output, input, tap); where channels are gathered it comes packed instead, as the loop
+    reads it. ``the_pixel`` is that of all rows where there is one.
     """
     pointers, channels = lists
     width, height_in, width_in, inputs, outputs, padding = sizes
@@ -148,12 +151,19 @@ def convolve_tile(
         line = image * (height_in * width_in) + source
         begin, end = tl.load(pointers + group * TAPS + tap), tl.load(pointers + group * TAPS + tap + 1)
         if PIXEL_MAJOR:  # all rows read the same pixel
-            end = tl.where(tl.max(inside.to(tl.int32), axis=0) > 0, end, begin)
+            _, on_map = source_pixel(
+                the_pixel, tap, width, height_in, width_in, padding, STRIDE, KERNEL_WIDTH, TRANSPOSED
+            )
+            end = tl.where(on_map, end, begin)
         for chunk in range(begin, end):
             x = load_inputs(data, line, exists & inside, channels, chunk, inputs, ROWS, STEP, BITS, GATHERED, dtype)
-            channel = chunk_channels(channels, chunk, STEP, GATHERED)
-            given = ((channel >= 0) & (channel < inputs))[:, None] & (output < outputs)[None, :]
-            at = channel[:, None] * along_input + output[None, :] * along_output + tap * along_tap
-            w = tl.load(weight + at, mask=given, other=0.0)
+            if GATHERED:
+                place = tl.arange(0, STEP)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+                w = tl.load(weight + chunk * (STEP * WIDTH) + place)
+            else:
+                channel = chunk_channels(channels, chunk, STEP, False)
+                given = (channel < inputs)[:, None] & (output < outputs)[None, :]
+                at = channel[:, None] * along_input + output[None, :] * along_output + tap * along_tap
+                w = tl.load(weight + at, mask=given, other=0.0)
             products = tl.dot(x, w, products, input_precision=precision)
     return products

@@ -53,7 +53,7 @@ def _weight_gradient_kernel(
         tile = number
         if PIXEL_MAJOR:
             tile, _ = reading_tile(number, tap, *place, ROWS, STRIDE, KERNEL_WIDTH)
-        first, image, pixel, exists = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, False)
+        first, image, pixel, exists, _ = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, False)
         source, inside = source_pixel(pixel, tap, width, height_in, width_in, padding, STRIDE, KERNEL_WIDTH, False)
         exists = exists & inside
         line, first_image = image * (height_in * width_in) + source, first.to(tl.int64)
@@ -117,7 +117,7 @@ def weight_gradient(
         ``[Cout, Cin, kh, kw]``, input channels innermost in memory.
 
     Raises:
-        ValueError: sizes that do not fit. TypeError: a dtype that is not supported.
+        ValueError: sizes that do not fit, or are too large. TypeError: a dtype that is not supported.
     """
     g, (high, wide) = geometry.merged, geometry.out_size
     bits = data.dtype == torch.int32
@@ -125,6 +125,7 @@ def weight_gradient(
         raise ValueError(f"grad and data do not fit {geometry}: {tuple(grad.shape)} and {tuple(data.shape)}")
     if grad.dtype not in DTYPES or not (bits or data.dtype in DTYPES):
         raise TypeError(f"grad and data must be float32, float16 or bfloat16, got {grad.dtype} and {data.dtype}")
+    g.check_offsets(way)
     tiles, chunks = tiles_of(g.images, high * wide, way), len(lists.segments)
     splits = max(1, min(tiles, ceil_div(_PROGRAMS, max(1, chunks))))
     dweight = torch.zeros((g.outputs, *g.kernel, g.inputs), dtype=dtype, device=grad.device).permute(0, 3, 1, 2)

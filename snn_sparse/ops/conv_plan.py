@@ -55,7 +55,10 @@ class ConvPlan:
             found = grouper.groups(way, direction == "grad_input").lists(device)
             order = empty if found.order is None else found.order
             lists += [order, found.pointers, found.channels, found.segments]
-        return cls(ways, None if grouper.mask is None else grouper.mask.to(device), tuple(lists))
+        alive = None
+        if grouper.mask is not None:  # as the weight gradient's kernel reads it
+            alive = grouper.mask.to(device).contiguous(memory_format=torch.channels_last)
+        return cls(ways, alive, tuple(lists))
 
     def arguments(self) -> tuple[Tensor | None, list[Tensor], list[int]]:
         """As the operators take it."""

@@ -17,6 +17,14 @@ def triton_found() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@functools.cache
+def triton_version() -> str:
+    """Of the Triton that is installed, under whatever name it was packaged; it is imported."""
+    import triton
+
+    return str(triton.__version__)
+
+
 def on_kernels(*tensors: torch.Tensor | None) -> bool:
     """Whether Triton kernels take these tensors: all on one device where they run, in dtypes that they know."""
     given = [t for t in tensors if t is not None]

@@ -89,7 +89,6 @@ def _packed_conv_backward(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of spikes, weight and bias; empty where not needed. ``low`` is the weight in the dtype of ``grad``."""
-    geometry = geometry_of_conv(shape, weight, stride, padding)
     by_input, by_weight = way_of("grad_input", lists, ways), way_of("grad_weight", lists, ways)
     torch_needs = [needs[0] and by_input is None, needs[1] and by_weight is None, False]
     found = [grad.new_empty(0) for _ in needs]
@@ -103,10 +102,12 @@ def _packed_conv_backward(
     if needs[0] and by_input is not None:
         from snn_sparse.kernels.conv import convolve
 
+        geometry = geometry_of_conv(shape, weight, stride, padding)
         found[0], _ = convolve(grad, low, None, geometry, by_input[1], by_input[0], transposed=True)
     if needs[1] and by_weight is not None:
         from snn_sparse.kernels.conv_weight import weight_gradient
 
+        geometry = geometry_of_conv(shape, weight, stride, padding)
         found[1] = weight_gradient(bits, grad, geometry, by_weight[1], by_weight[0], alive, weight.dtype)
     if needs[2]:
         exact = torch.float32
@@ -155,18 +156,21 @@ def _setup_conv(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor,
     carrier, bits, weight, _, _, ctx.stride, ctx.padding, alive, ctx.lists, ctx.ways, ctx.adds_bias, _ = inputs
     ctx.shape, ctx.carrier_dtype, ctx.out_dtype = list(carrier.shape), carrier.dtype, output[0].dtype
     ctx.save_for_backward(bits, weight, alive, output[2])
+    ctx.set_materialize_grads(False)
 
 
-def _differentiate_conv(ctx: Any, grad: Tensor, _parts: Any, _low: Any) -> tuple[Any, ...]:
+def _differentiate_conv(ctx: Any, grad: Tensor | None, _parts: Any, _low: Any) -> tuple[Any, ...]:
     bits, weight, alive, low = ctx.saved_tensors
+    lists = [None] * len(ctx.lists)
+    ways: list[None] | None = None if ctx.ways else []  # torch takes an empty list for one of tensors
+    if grad is None:
+        return (None,) * 8 + (lists, ways, None, None)
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
     how = (ctx.shape, ctx.stride, ctx.padding, alive, ctx.lists, ctx.ways, ctx.adds_bias, needs)
     low = low if low.numel() else weight
     found = _packed_conv_backward(grad.to(ctx.out_dtype), bits, weight, low, *how)
     grad_x, grad_weight, grad_bias = (g if need else None for g, need in zip(found, needs, strict=True))
     grad_x = grad_x.to(ctx.carrier_dtype) if grad_x is not None else None
-    lists = [None] * len(ctx.lists)
-    ways: list[None] | None = None if ctx.ways else []  # torch takes an empty list for one of tensors
     return grad_x, None, grad_weight, grad_bias, None, None, None, None, lists, ways, None, None
 
 

@@ -32,7 +32,8 @@ def _packed_conv_neuron(
     lists: list[Tensor],
     way: list[int],
     statistics: list[Tensor],
-    affine: list[Tensor],
+    gain: Tensor | None,
+    shift: Tensor | None,
     eps: float,
     kind: str,
     tau: float,
@@ -49,7 +50,6 @@ def _packed_conv_neuron(
     geometry = Geometry(t, n, c, weight.shape[0], h, w, (weight.shape[2], weight.shape[3]), stride, padding)
     chosen = Way.decode(way)
     assert chosen is not None
-    gain, shift = affine if affine else (None, None)
     norm = Normalisation(statistics[0], running_var=statistics[1], weight=gain, bias=shift, eps=eps)
     neuron = Neuron(kind, tau, decay_input, v_threshold, v_reset)
     walked = Lists(None, *lists[1:])
@@ -68,7 +68,8 @@ def _fake_packed_conv_neuron(
     lists: list[Tensor],
     way: list[int],
     statistics: list[Tensor],
-    affine: list[Tensor],
+    gain: Tensor | None,
+    shift: Tensor | None,
     eps: float,
     kind: str,
     tau: float,
@@ -117,11 +118,10 @@ def packed_conv_neuron(
     device = weight.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     shape, firing = list(packed.carrier.shape), spec.firing
-    affine = [] if norm.weight is None or norm.bias is None else [norm.weight, norm.bias]
     bits = _packed_conv_neuron(
         packed.bits, weight, bias, dtype, shape, stride, padding, list(plan.lists[12:]), plan.ways.spikes.encode(),
-        [norm.running_mean, norm.running_var], affine, norm.eps, spec.kind, float(spec.tau), spec.decay_input,
-        float(firing.v_threshold), None if firing.v_reset is None else float(firing.v_reset),
+        [norm.running_mean, norm.running_var], norm.weight, norm.bias, norm.eps, spec.kind, float(spec.tau),
+        spec.decay_input, float(firing.v_threshold), None if firing.v_reset is None else float(firing.v_reset),
         None if w is None else w.float().sigmoid(), pool,
     )  # fmt: skip
     out = _output_shape(shape, weight, stride, padding, pool)

@@ -4,35 +4,51 @@ The result is remembered on disk by GPU, Triton and package version; on a mismat
 warning.
 """
 
-import functools
 import json
 import os
 import warnings
-from importlib.metadata import version
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
+from snn_sparse.ops.device import triton_version
 from snn_sparse.version import __version__
 
+_trusted: dict[tuple[int, str], bool] = {}  # by index of the device and family
 
-@functools.cache
+
 def trusted(device: torch.device, family: str = "neuron") -> bool:
-    """Whether a family of kernels may run on this GPU: as found on disk, else checked now (about a second)."""
+    """Whether a family of kernels may run on this GPU: as found on disk, else checked now (about a second).
+
+    While a CUDA graph is captured nothing can be checked: what is not known yet is not trusted then.
+    """
+    key = (device.index or 0, family)
+    if key not in _trusted:
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        _trusted[key] = _examine(device, family)
+    return _trusted[key]
+
+
+def _examine(device: torch.device, family: str) -> bool:
     major, minor = torch.cuda.get_device_capability(device)
-    key = f"{torch.cuda.get_device_name(device)} sm_{major}{minor}, triton {version('triton')}, {__version__}, {family}"
+    key = f"{torch.cuda.get_device_name(device)} sm_{major}{minor}, triton {triton_version()}, {__version__}, {family}"
     known = _read()
-    if key not in known:
-        problem = find_problem(device, family)
-        known[key] = problem or "ok"
-        _write(known)
-    if known[key] != "ok":
+    found = known.get(key)
+    if found is None:
+        try:
+            found = find_problem(device, family) or "ok"
+            _write(known | {key: found})
+        except Exception as error:  # of this moment, or of a new GPU or Triton: not remembered
+            found = f"the check failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if found != "ok":
         warnings.warn(
-            f"the GPU kernels of snn_sparse gave wrong results on this machine ({key}: {known[key]}): plain PyTorch is "
-            f"used. Please report this. To check again, delete {_path()}",
+            f"the GPU kernels of snn_sparse are not used on this machine, plain PyTorch is ({key}: {found}). Please "
+            f"report this. To check again, delete {_path()}",
             stacklevel=2,
         )
-    return known[key] == "ok"
+    return found == "ok"
 
 
 def _path() -> Path | None:
@@ -66,11 +82,9 @@ def _write(known: dict[str, str]) -> None:
 
 
 def find_problem(device: torch.device, family: str = "neuron") -> str | None:
-    """What is wrong with a family of kernels on ``device``, or None; no exception leaves it."""
-    try:
-        from snn_sparse.ops.self_check_cases import CHECKS
+    """What is wrong with a family of kernels on ``device``, or None."""
+    from snn_sparse.ops.self_check_cases import CHECKS
 
-        with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad(), torch.enable_grad():
-            return CHECKS[family](device)
-    except Exception as error:  # whatever a new GPU or Triton brings: plain PyTorch still works
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    where = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with where, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        return CHECKS[family](device)

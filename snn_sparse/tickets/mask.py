@@ -141,6 +141,13 @@ class _Keeper:
         # A copied model has new parameters: the copy guards those, from its first forward pass on.
         return _Keeper(self.mask)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: hooks are registered again by the first forward pass."""
+        return {"mask": self.mask}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.mask, self.handle, self._guarded = state["mask"], None, {}
+
     def __call__(self, model: nn.Module, _inputs: Any) -> None:
         """Zero what an optimizer may have moved since the last call; guard parameters that are new."""
         weights = prunable(model)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from snn_sparse.ops import temporal_cross_entropy
+from snn_sparse.ops.cuda_graphs import CudaGraphs, Replayable, describe
 from snn_sparse.ops.device import upcast
-from snn_sparse.training.cuda_graphs import CudaGraphs, Replayable, describe
 
 Tensor = torch.Tensor
 Precision = Literal["fp32", "bf16"]

@@ -13,7 +13,18 @@ def test_quick_table():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     header, *rows, summary = done.stdout.splitlines()
-    assert header.split() == ["kernel", "variant", "T", "dtype", "arch", "registers", "spills", "shared"]
+    assert header.split() == [
+        "kernel",
+        "variant",
+        "tile",
+        "warps",
+        "T",
+        "dtype",
+        "arch",
+        "registers",
+        "spills",
+        "shared",
+    ]
     assert "no bytes of stack" in summary
     assert {row.split()[0] for row in rows} == {
         "forward",
@@ -22,6 +33,13 @@ def test_quick_table():
         "partial_statistics",
         "merge_statistics",
         "unpack",
+        "conv",
+        "weight_gradient",
+        "scatter",
+        "conv_neuron",
+        "pack_weight",
+        "optimizer_step",
+        "image_batch",
     }
     for row in rows:
         timesteps, _, architecture, registers, spills, _ = row.split()[-6:]

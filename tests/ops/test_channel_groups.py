@@ -113,8 +113,13 @@ def test_wrong_arguments():
             Way(**({"rows": 16, "width": 16, "step": 32} | {name: wrong}))
     with pytest.raises(ValueError, match="too small"):
         Geometry(1, 1, 1, 1, 2, 2, (3, 3), 1, 0)
-    with pytest.raises(ValueError, match="too large"):
-        Geometry(8, 2**20, 1, 1, 32, 32, (3, 3), 1, 1)
+    Geometry(1, 1, 64, 64, 512, 512, (3, 3), 1, 1).check_offsets(Way(256, 64, 64))  # a large map is fine
+    for geometry, way in (
+        (Geometry(8, 2**20, 1, 1, 32, 32, (3, 3), 1, 1), Way(16, 16, 32)),
+        (Geometry(1, 128, 64, 512, 256, 256, (3, 3), 1, 1), Way(128, 16, 32, pixel_major=True)),
+    ):
+        with pytest.raises(ValueError, match="too large"):
+            geometry.check_offsets(way)
 
 
 def test_a_way_survives_encoding():

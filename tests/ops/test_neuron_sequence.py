@@ -129,10 +129,9 @@ def card(monkeypatch, tmp_path):
     monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "plans.json"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
-    monkeypatch.setattr(self_check, "version", lambda _: "3.6")
-    self_check.trusted.cache_clear()
-    yield tmp_path / "kernel_checks.json"
-    self_check.trusted.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(self_check, "_trusted", {})
+    return tmp_path / "kernel_checks.json"
 
 
 def test_a_passed_check_is_remembered(card, monkeypatch):
@@ -140,7 +139,7 @@ def test_a_passed_check_is_remembered(card, monkeypatch):
     monkeypatch.setattr(self_check, "find_problem", lambda device, family: calls.append((device, family)))
     for family in ("neuron", "optimizer", "neuron"):
         assert self_check.trusted(torch.device("cuda", 0), family)
-        self_check.trusted.cache_clear()  # as in another process
+        self_check._trusted.clear()  # as in another process
     assert [family for _, family in calls] == ["neuron", "optimizer"]
     assert set(json.loads(card.read_text()).values()) == {"ok"}
 
@@ -153,13 +152,30 @@ def test_a_failed_check_warns_once_and_means_plain_pytorch(card, monkeypatch):
         warnings.simplefilter("error")
         assert not self_check.trusted(torch.device("cuda", 0))
     card.write_text("not json")
-    self_check.trusted.cache_clear()
+    self_check._trusted.clear()
     with pytest.warns(UserWarning, match="spikes differ"):
         assert not self_check.trusted(torch.device("cuda", 0))
 
 
-def test_a_check_that_raises_is_a_problem():
-    assert "Error" in self_check.find_problem(torch.device("meta"))
+def test_a_check_that_raises_is_not_remembered_on_disk(card, monkeypatch):
+    def out_of_memory(device, family):
+        raise torch.OutOfMemoryError("no memory\nnow")
+
+    monkeypatch.setattr(self_check, "find_problem", out_of_memory)
+    with pytest.warns(UserWarning, match="the check failed: OutOfMemoryError: no memory"):
+        assert not self_check.trusted(torch.device("cuda", 0))
+    assert not card.exists()
+    self_check._trusted.clear()  # as in another process
+    monkeypatch.setattr(self_check, "find_problem", lambda device, family: None)
+    assert self_check.trusted(torch.device("cuda", 0))
+
+
+def test_nothing_is_checked_while_a_graph_is_captured(card, monkeypatch):
+    monkeypatch.setattr(self_check, "find_problem", lambda device, family: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert not self_check.trusted(torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert self_check.trusted(torch.device("cuda", 0))
 
 
 def test_no_kernels_on_a_cpu():

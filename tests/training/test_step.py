@@ -10,7 +10,8 @@ import torch
 from torch.optim.lr_scheduler import ExponentialLR
 
 import snn_sparse as ss
-from snn_sparse.training import TrainStep, cuda_graphs
+from snn_sparse.ops import cuda_graphs
+from snn_sparse.training import TrainStep
 from snn_sparse.training import step as step_module
 from snn_sparse.training.step import WARMUP
 

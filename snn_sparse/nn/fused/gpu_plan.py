@@ -7,7 +7,7 @@ those for a CPU (``plan.py``), by shape, density and GPU.
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from snn_sparse.nn.fused.plan import MARGIN
 from snn_sparse.nn.fused.plan_file import PlanFile
 from snn_sparse.ops.channel_groups import Grouper
 from snn_sparse.ops.conv_plan import DIRECTIONS, ConvPlan, Ways
-from snn_sparse.ops.device import kernels_run
+from snn_sparse.ops.cuda_graphs import CudaGraphs
+from snn_sparse.ops.device import kernels_run, triton_version
 from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
 from snn_sparse.ops.mask_structure import union_fraction
 from snn_sparse.ops.neuron_sequence import neuron_sequence
@@ -29,7 +30,9 @@ from snn_sparse.ops.spike_bits import Packed, packed_shape
 FORMAT = 1  # of the plans on disk; raised when older ones no longer hold
 REPEATS, CALLS = 5, 4  # timings of a way, and calls in each
 UNION = 16  # filters of a group, whose union of columns tells one mask from another of the same density
-HOPELESS = 1.6  # a way that computes so many times the least products of any is not timed
+WORTHWHILE = 0.8  # share of the products of a way by neighbours that one by gathered channels may compute
+ROUNDING = 2e-2  # of the largest result, by which a way may differ from torch: bfloat16 rounds to 2^-8
+WORDS_OFF = 0.1  # share of words of packed spikes that may differ: a potential within rounding of the threshold
 
 
 @dataclass(frozen=True)
@@ -53,36 +56,32 @@ class ConvPlanner:
         self.mask = mask
         self.density = 1.0 if mask is None else int(mask.count_nonzero()) / mask.numel()
         self.choices: dict[tuple[Geometry, torch.dtype], Choice] = {}
-        self._plans: dict[tuple[Geometry, torch.dtype, torch.device], ConvPlan] = {}
-
-    @property
-    def always_masked(self) -> bool:
-        """Whether every plan so far gives pruned weights a gradient of zero."""
-        return bool(self._plans) and all(p.ways.grad_weight is not None for p in self._plans.values())
+        self._plans: dict[tuple[Geometry, torch.dtype, torch.device], ConvPlan] = {}  # of any number of images
 
     def plan(self, geometry: Geometry, dtype: torch.dtype, device: torch.device) -> ConvPlan:
         """The plan for a shape: known, from disk, or timed now; by torch alone where our kernels do not run.
 
-        While a graph is captured or compiled nothing can be timed: what is not known yet is left to torch then.
+        The first batch decides for batches and sequences of other lengths, whose ways hardly differ. While a graph is
+        captured or compiled nothing can be timed: what is not known yet is left to torch then.
         """
         if torch.compiler.is_compiling() or not kernels_run(torch.empty(0, dtype=dtype, device=device), "convolution"):
             return ConvPlan()
-        key = (geometry, dtype, device)
+        key = (replace(geometry, steps=1, images=1), dtype, device)
         if key not in self._plans:
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 return ConvPlan()
-            grouper = Grouper(self.mask, (geometry.outputs, geometry.inputs, *geometry.kernel))
-            if key[:2] not in self.choices:
-                self.choices[key[:2]] = self._choose(geometry, grouper, dtype, device)
-            self._plans[key] = ConvPlan.make(self.choices[key[:2]].ways, grouper, device)
+            with torch.inference_mode(False), torch.no_grad():
+                grouper = Grouper(self.mask, (geometry.outputs, geometry.inputs, *geometry.kernel))
+                choice = self._choose(geometry, grouper, dtype, device)
+                self._plans[key] = ConvPlan.make(choice.ways, grouper, device)
+            self.choices[(geometry, dtype)] = choice
         return self._plans[key]
 
     def _choose(self, geometry: Geometry, grouper: Grouper, dtype: torch.dtype, device: torch.device) -> Choice:
         file, key = PlanFile(), self._key(geometry, dtype, device)
         found = _read(file.get(key))
         if found is None:
-            with torch.inference_mode(False), torch.no_grad():
-                found = choose(geometry, grouper, dtype, device)
+            found = choose(geometry, grouper, dtype, device)
             file.put(key, asdict(found) | {"ways": [None if way is None else asdict(way) for way in found.ways]})
         return found
 
@@ -92,7 +91,9 @@ class ConvPlanner:
         how = f"{geometry.outputs} {geometry.kernel} s{geometry.stride}p{geometry.padding} {dtype}"
         union = 1.0 if self.mask is None else union_fraction(self.mask, UNION)
         mask = f"{self.density:.2g} union {union:.2g}"
-        return f"gpu v{FORMAT} {sizes} {how} {mask} | {name} cudnn {torch.backends.cudnn.version()}"
+        exact = "" if torch.backends.cudnn.allow_tf32 else " no tf32"
+        built = f"torch {torch.__version__} triton {triton_version()} cudnn {torch.backends.cudnn.version()}{exact}"
+        return f"gpu v{FORMAT} {sizes} {how} {mask} | {name} {built}"
 
 
 def _read(found: Any) -> Choice | None:
@@ -112,20 +113,38 @@ def choose(geometry: Geometry, grouper: Grouper, dtype: torch.dtype, device: tor
         base = Ways(output=ways[0] if direction == "spikes" else None)  # spikes compete with the best convolution
         offered = _shortlist(direction, geometry, grouper, dtype == torch.float32)
         listed = [base, *(base._replace(**{direction: way}) for way in offered)]
-        times = [_seconds(runs.make(direction, option), device) if listed[1:] else 0.0 for option in listed]
-        best = min(range(len(listed)), key=lambda i, t=times: t[i] / (MARGIN if i else 1))  # type: ignore[misc]
+        times = _times([runs.make(direction, option) for option in listed], device)
+        best = _fastest_right([runs.make(direction, option) for option in listed], times)
         ways.append(getattr(listed[best], direction))
         seconds.append(times[best])
         library.append(times[0])
     return Choice(Ways(*ways), tuple(seconds), tuple(library))
 
 
+def _fastest_right(runs: list[Callable[[], torch.Tensor]], times: list[float]) -> int:
+    """The fastest way whose result is that of the first, by torch, which any other must beat clearly."""
+    for i in sorted(range(len(runs)), key=lambda i: times[i] / (MARGIN if i else 1)):
+        if i == 0 or (times[i] < float("inf") and _same(runs[i](), runs[0]())):
+            return i
+    return 0
+
+
+def _same(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two results are equal up to rounding; of packed spikes, but for some words."""
+    if found.shape != expected.shape:
+        return False
+    if found.dtype == torch.int32:
+        return float((found != expected).float().mean()) < WORDS_OFF
+    error = float((found.float() - expected.float()).abs().max())
+    return error <= ROUNDING * float(expected.float().abs().max())
+
+
 def _shortlist(direction: str, geometry: Geometry, grouper: Grouper, exact: bool) -> list[Way]:
     """Candidates without those that would compute far more products than others under this mask."""
     found = candidates(direction, geometry, float(grouper.used.float().mean()), exact)
     shares = {way: grouper.groups(way, direction == "grad_input").fraction for way in found}
-    least = min(shares.values(), default=0.0)
-    return [way for way in found if shares[way] <= HOPELESS * least or not way.gathered]
+    block = min((shares[way] for way in found if not way.gathered), default=float("inf"))
+    return [way for way in found if not way.gathered or shares[way] < WORTHWHILE * block]
 
 
 class _Runs:
@@ -144,55 +163,52 @@ class _Runs:
         self.grad = grad.to(device, dtype).movedim(-1, 2)
         self.geometry, self.grouper, self.device = g, grouper, device
 
-    def make(self, direction: str, ways: Ways) -> Callable[[], Any]:
+    def make(self, direction: str, ways: Ways) -> Callable[[], torch.Tensor]:
         """A function that runs one direction."""
         plan = ConvPlan.make(ways, self.grouper, self.device)
         if direction == "spikes":
             return self._spikes(plan)
         return lambda: run_direction(direction, self.packed, self.weight, self.grad, self.geometry, plan)
 
-    def _spikes(self, plan: ConvPlan) -> Callable[[], Any]:
+    def _spikes(self, plan: ConvPlan) -> Callable[[], torch.Tensor]:
         g = self.geometry
         zeros, ones = (f(g.outputs, device=self.device) for f in (torch.zeros, torch.ones))
         norm = Norm(ones, zeros, zeros, ones, (0.0,) * g.steps, False)
         if plan.ways.spikes is not None:
             how = (g.stride, g.padding, plan, norm, NeuronSpec())
-            return lambda: packed_conv_neuron(self.packed, self.weight, None, *how)
+            return lambda: packed_conv_neuron(self.packed, self.weight, None, *how).bits
 
-        def one_by_one() -> Any:
+        def one_by_one() -> torch.Tensor:
             y = run_direction("output", self.packed, self.weight, self.grad, g, plan)
-            return neuron_sequence(y, NeuronSpec(), g.steps, norm=norm, packed=True)
+            spikes, _ = neuron_sequence(y, NeuronSpec(), g.steps, norm=norm, packed=True)
+            assert isinstance(spikes, Packed)
+            return spikes.bits
 
         return one_by_one
 
 
-def _seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Median time of a call; on a GPU of its kernels alone, replayed from a graph. Infinite if it cannot run."""
-    try:
-        if device.type != "cuda":
-            return min(_clocked(run) for _ in range(2))
-        return _graph_seconds(run, device)
-    except (RuntimeError, ValueError):  # not enough shared memory or registers for this way on this GPU
-        return float("inf")
+def _times(runs: list[Callable[[], torch.Tensor]], device: torch.device) -> list[float]:
+    """Seconds of each, of which the first must run; infinite where another cannot, 0 if there is no other."""
+    if len(runs) == 1:
+        return [0.0]
+    found = [_seconds(runs[0], device)]
+    for run in runs[1:]:
+        try:
+            found.append(_seconds(run, device))
+        except Exception:  # too much shared memory, or whatever a compiler says: torch still computes
+            found.append(float("inf"))
+    return found
 
 
-def _clocked(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def _graph_seconds(run: Callable[[], Any], device: torch.device) -> float:
+def _seconds(run: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """Median time of a call; on a GPU of its kernels alone, replayed from a graph."""
+    if device.type != "cuda":
+        return min(_clocked(run) for _ in range(2))
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        graphs = CudaGraphs(device)
+        with graphs.aside():
             run()  # compiles kernels, lets cuDNN choose
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(CALLS):
-                run()
+        graph = graphs.capture(lambda: [run() for _ in range(CALLS)])
         graph.replay()
         times = []
         for _ in range(REPEATS):
@@ -203,3 +219,9 @@ def _graph_seconds(run: Callable[[], Any], device: torch.device) -> float:
             events[1].synchronize()
             times.append(events[0].elapsed_time(events[1]) / 1e3 / CALLS)
         return statistics.median(times)
+
+
+def _clocked(run: Callable[[], torch.Tensor]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

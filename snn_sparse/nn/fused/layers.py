@@ -23,7 +23,7 @@ from snn_sparse.ops.sparse_conv import Structure, sparse_conv2d
 PACK_ABOVE = 0.15
 
 
-_PLANNERS = ("_planner", "_conv_planner")
+_MADE = ("_planner", "_conv_planner", "_always_masked")  # by a layer as it runs
 
 
 class _Planned(nn.Module):
@@ -48,21 +48,30 @@ class _Planned(nn.Module):
     def set_mask(self, mask: torch.Tensor | None) -> None:
         """Tell the layer which weights are alive (None: all); plans for another mask are forgotten."""
         self.live_mask = mask
-        for name in _PLANNERS:
+        for name in _MADE:
             self.__dict__.pop(name, None)
 
     @property
     def gradient_is_masked(self) -> bool:
         """Whether the weight's gradient is zero at pruned weights without anybody's doing."""
-        return self.live_mask is not None and (self.planner.always_sparse or self.conv_planner.always_masked)
+        return self.live_mask is not None and self.__dict__.get("_always_masked", False)
+
+    def _note(self, masked: bool) -> None:
+        """Remember whether this forward pass gives pruned weights a gradient of zero: one that does not is enough."""
+        if self.live_mask is not None and torch.is_grad_enabled():
+            self.__dict__["_always_masked"] = masked and self.__dict__.get("_always_masked", True)
 
     def __deepcopy__(self, memo: dict) -> "_Planned":
         twin = self.__class__.__new__(self.__class__)
         memo[id(self)] = twin
         import copy
 
-        twin.__dict__ = {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in _PLANNERS}
+        twin.__dict__ = {k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in _MADE}
         return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: plans are made again."""
+        return {k: v for k, v in self.__dict__.items() if k not in _MADE}
 
 
 def _lanes(plan: Plan) -> Layout:
@@ -83,6 +92,7 @@ class FusedConv2d(_Planned, Conv2d):
         if given is not None and self._supported() and on_kernels(*_tensors(given), self.weight):
             return self._on_gpu(given)
         if given is None or not self._supported() or not usable(*_tensors(given), self.weight, self.bias):
+            self._note(False)
             return super().forward(plain(x))
         stride, padding = self.stride[0], int(self.padding[0])
         shape = ConvShape(given.sizes, tuple(self.weight.shape), stride, padding, self.weight.dtype)  # type: ignore[arg-type]
@@ -90,6 +100,7 @@ class FusedConv2d(_Planned, Conv2d):
         t, n, _, h, w = given.sizes
         height, width = ((d + 2 * padding - k) // stride + 1 for d, k in zip((h, w), self.kernel_size, strict=True))
         after = (t, n, self.out_channels, height, width)
+        self._note(plan.blocking is not None)
         if plan.blocking is None:
             source = stored(given, plan.layout)
             convolve = binary_conv2d if source.binary else F.conv2d
@@ -103,14 +114,15 @@ class FusedConv2d(_Planned, Conv2d):
 
     def _on_gpu(self, given: Deferred) -> Deferred:
         """By plan where spikes come packed and channels last; else by torch."""
-        packs = torch.is_grad_enabled() or layout_of(self.weight.unsqueeze(0)) == NHWC
+        packs = torch.is_grad_enabled() or self.weight.permute(0, 2, 3, 1).is_contiguous()
         source = stored(given, PACKED if packs else None)
         if isinstance(source, PackedStored):
-            geometry = geometry_of(self, source.sizes)
-            plan = ConvPlan()
+            geometry, plan = geometry_of(self, source.sizes), ConvPlan()
             if source.layout == NHWC:
                 plan = self.conv_planner.plan(geometry, _product_dtype(self.weight), self.weight.device)
+            self._note(plan.ways.grad_weight is not None)
             return Convolved(self, source, plan, geometry.output_shape)
+        self._note(False)
         y = F.conv2d(source.sequence().flatten(0, 1), self.weight, self.bias, self.stride, self.padding)
         y = y.unflatten(0, source.sizes[:2])
         return Stored(y, tuple(y.shape), layout_of(y), source.repeat)
@@ -136,10 +148,12 @@ class FusedLinear(_Planned, nn.Linear):
         """``[..., F]`` -> ``[..., K]``, an ordinary tensor."""
         x = plain(x)
         if self.live_mask is None or x.dim() < 2 or x.numel() == 0 or not usable(x, self.weight, self.bias):
+            self._note(False)
             return super().forward(x)
         sizes = (1, x[..., 0].numel(), x.shape[-1], 1, 1)
         shape = ConvShape(sizes, (*self.weight.shape, 1, 1), 1, 0, x.dtype)
         plan = self.planner.plan(shape)
+        self._note(plan.blocking is not None)
         if plan.blocking is None:
             return super().forward(x)
         data = Stored(x.reshape(sizes), sizes, NCHW).data_in(_lanes(plan))

@@ -112,11 +112,6 @@ class Planner:
         self.plans: dict[ConvShape, Plan] = {}
         self._structures: dict[tuple[Blocking, int, int], Structure] = {}
 
-    @property
-    def always_sparse(self) -> bool:
-        """Whether every plan so far is sparse."""
-        return bool(self.plans) and all(p.blocking is not None for p in self.plans.values())
-
     def plan(self, shape: ConvShape) -> Plan:
         """The plan for a shape: from memory, from disk, or timed now."""
         if shape not in self.plans:

@@ -2,14 +2,17 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 import torch
 
 import snn_sparse as ss
+from snn_sparse import nn as snn
 from snn_sparse.fusion.plans import HEADER, gpu_plan_rows
 from snn_sparse.kernels.conv_settings import Geometry, Way
 from snn_sparse.models.vgg import VGG
+from snn_sparse.nn.deferred import PackedStored
 from snn_sparse.nn.fused import convolution, gpu_plan
 from snn_sparse.nn.fused.gpu_plan import ConvPlanner
 from snn_sparse.nn.neuron import make_neuron
@@ -29,6 +32,7 @@ def ours_is_faster(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_plan, "candidates", lambda direction, *_: [offered[direction]])
     order = iter([1.0, 0.5] * 1000)
     monkeypatch.setattr(gpu_plan, "_seconds", lambda run, device: next(order))
+    monkeypatch.setattr(gpu_plan, "_same", lambda found, expected: True)
     return tmp_path / "plans.json"
 
 
@@ -104,7 +108,8 @@ def test_choices_are_timed_once_and_kept_on_disk(ours_is_faster, monkeypatch):
     (choice,) = planner.choices.values()
     assert choice.seconds == (0.5,) * 4
     assert choice.library_seconds == (1.0,) * 4
-    assert planner.always_masked
+    longer = Geometry(5, 3, 40, 20, 3, 4, (3, 3), 1, 1)
+    assert planner.plan(longer, torch.float32, CPU) is planner.plan(GEOMETRY, torch.float32, CPU)
     with pytest.raises(TypeError):  # another dtype is another plan
         planner.plan(GEOMETRY, torch.float16, CPU)
 
@@ -117,10 +122,90 @@ def test_damaged_files_are_ignored(ours_is_faster, content):
 
 
 def test_torch_is_kept_where_it_is_faster_or_nothing_else_runs(ours_is_faster, monkeypatch):
-    times = iter([1.0, 0.99, 0.5, float("inf"), 2.0, 1.0, 1.0, 1.0])
-    monkeypatch.setattr(gpu_plan, "_seconds", lambda run, device: next(times))
+    times = iter([1.0, 0.99, 0.5, None, 2.0, 1.0, 1.0, 1.0])
+
+    def seconds(run, device):
+        found = next(times)
+        if found is None:
+            raise OutOfMemoryForThisWay
+        return found
+
+    monkeypatch.setattr(gpu_plan, "_seconds", seconds)
     ways = ConvPlanner(None).plan(GEOMETRY, torch.float32, CPU).ways
     assert (ways.output, ways.grad_input, ways.grad_weight, ways.spikes) == (None, None, UNION, None)
+
+
+class OutOfMemoryForThisWay(Exception):
+    """As a compiler raises it."""
+
+
+def test_an_error_of_torch_itself_is_not_hidden(ours_is_faster, monkeypatch):
+    def broken(run, device):
+        raise OutOfMemoryForThisWay
+
+    monkeypatch.setattr(gpu_plan, "_seconds", broken)
+    with pytest.raises(OutOfMemoryForThisWay):
+        ConvPlanner(None).plan(GEOMETRY, torch.float32, CPU)
+
+
+def test_a_way_that_computes_something_else_is_not_kept(ours_is_faster, monkeypatch):
+    monkeypatch.undo()
+    runs = [lambda: torch.ones(3), lambda: torch.tensor([1.0, 1.0, 1.1]), lambda: torch.ones(3) * 1.001]
+    assert gpu_plan._fastest_right(runs, [1.0, 0.1, 0.2]) == 2
+    assert gpu_plan._fastest_right(runs, [1.0, 0.1, 0.99]) == 0
+    assert gpu_plan._fastest_right([runs[0], lambda: torch.full((3,), torch.nan)], [1.0, 0.1]) == 0
+    words = torch.arange(100, dtype=torch.int32)
+    assert gpu_plan._same(torch.where(words == 3, -1, words).int(), words)
+    assert not gpu_plan._same(torch.where(words < 30, -1, words).int(), words)
+
+
+def test_a_plan_made_in_inference_mode_serves_training(ours_is_faster):
+    fused = ss.fuse(network())
+    masked(fused).apply_(fused)
+    x = torch.rand(2, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        fused(x)
+    fused(x).sum().backward()
+    assert fused.features[3].weight.grad is not None
+
+
+def test_one_dense_pass_is_enough_to_mask_gradients_again(ours_is_faster):
+    """T beyond what the kernels take: the neuron is plain, its spikes are dense, and torch computes the gradient."""
+    fused = ss.fuse(network())
+    mask = masked(fused)
+    mask.apply_(fused)
+    x = torch.rand(1, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+    for timesteps, alone in ((2, True), (33, False), (2, False)):
+        fused.timesteps = timesteps
+        fused.zero_grad()
+        fused(x).sum().backward()
+        assert fused.features[3].gradient_is_masked == alone
+        for name, alive in mask.items():
+            assert torch.count_nonzero(fused.get_parameter(name).grad[~alive]) == 0
+
+
+def test_planned_and_masked_networks_can_be_pickled(ours_is_faster):
+    fused = ss.fuse(network())
+    masked(fused).apply_(fused)
+    x = torch.rand(2, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+    expected = fused(x)
+    twin = pickle.loads(pickle.dumps(fused))
+    assert "_conv_planner" not in twin.features[3].__dict__
+    torch.testing.assert_close(twin(x), expected)
+    twin(x).sum().backward()
+    assert torch.count_nonzero(twin.features[3].weight.grad[~twin.features[3].live_mask]) == 0
+
+
+def test_a_1x1_convolution_packs_in_evaluation_too():
+    """Its weight lies both ways in memory; the spikes that it shares with others stay packed."""
+    torch.manual_seed(3)
+    layers = [snn.Conv2d(2, 4, 3, padding=1), snn.BatchNorm2d(4), make_neuron("lif"), snn.Conv2d(4, 4, 1)]
+    fused = ss.fuse(torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)).eval()
+    x = torch.rand(2, 2, 5, 4, 2).movedim(-1, 2)
+    with torch.no_grad():
+        spikes = fused[:3](x)
+        fused[3](spikes)
+    assert isinstance(spikes.stored(), PackedStored)
 
 
 def test_nothing_is_planned_without_kernels(monkeypatch):
@@ -131,7 +216,7 @@ def test_nothing_is_planned_without_kernels(monkeypatch):
 def test_real_timing_runs_every_way(monkeypatch, tmp_path):
     monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "plans.json"))
     monkeypatch.setattr(gpu_plan, "candidates", lambda direction, *_: [BLOCK])
-    choice = gpu_plan.choose(Geometry(1, 1, 8, 8, 2, 2, (1, 1), 1, 0), Grouper(None, (8, 8, 1, 1)), torch.float32, CPU)
+    choice = gpu_plan.choose(Geometry(1, 1, 8, 8, 2, 2, (3, 3), 1, 1), Grouper(None, (8, 8, 3, 3)), torch.float32, CPU)
     assert all(0 < a <= b for a, b in zip(choice.seconds, choice.library_seconds, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Capturing work on an NVIDIA GPU: all that a training step asks of ``torch.cuda``."""
+"""Capturing work on an NVIDIA GPU in CUDA graphs: of training steps, and of what a plan times."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
