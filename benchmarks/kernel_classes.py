@@ -11,7 +11,7 @@ CLASSES = (CONVOLUTION, OWN_CONVOLUTION, NEURON, STATISTICS, OPTIMIZER, HEAD, CO
 # since their kernels do not tell what they add or multiply.
 _PATTERNS: tuple[tuple[str, str], ...] = (
     (OPTIMIZER, r"^_optimizer_\w*kernel|multi_tensor_apply|fused_?(sgd|adam)"),
-    (OWN_CONVOLUTION, r"^_(conv|conv_neuron|weight_gradient|scatter)_kernel"),
+    (OWN_CONVOLUTION, r"^_(conv|conv_neuron|weight_gradient|scatter|pack_weight)_kernel"),
     (STATISTICS, r"^_(partial_statistics|merge_statistics|finish_sums)_kernel|batch_?norm|\bbn_(fw|bw)"),
     (NEURON, r"^_(forward|backward)_kernel|multistep_p?(lif|if)_|sj_p?(lif|if)|max_?pool"),
     (COPIES, r"^_(pack|unpack|image_batch)_kernel|memcpy|memset|copy_kernel|copy_device|fillfunctor|catarray"),
