@@ -113,18 +113,28 @@ def choose(geometry: Geometry, grouper: Grouper, dtype: torch.dtype, device: tor
         base = Ways(output=ways[0] if direction == "spikes" else None)  # spikes compete with the best convolution
         offered = _shortlist(direction, geometry, grouper, dtype == torch.float32)
         listed = [base, *(base._replace(**{direction: way}) for way in offered)]
-        times = _times([runs.make(direction, option) for option in listed], device)
-        best = _fastest_right([runs.make(direction, option) for option in listed], times)
+        made = [runs.make(direction, option) for option in listed]
+        times = _times(made, device)
+        # torch's gradient is not masked, ours is
+        best = _fastest_right(made, times, grouper.used.to(device) if direction == "grad_weight" else None)
         ways.append(getattr(listed[best], direction))
         seconds.append(times[best])
         library.append(times[0])
     return Choice(Ways(*ways), tuple(seconds), tuple(library))
 
 
-def _fastest_right(runs: list[Callable[[], torch.Tensor]], times: list[float]) -> int:
-    """The fastest way whose result is that of the first, by torch, which any other must beat clearly."""
+def _fastest_right(
+    runs: list[Callable[[], torch.Tensor]], times: list[float], alive: torch.Tensor | None = None
+) -> int:
+    """The fastest way whose result is that of the first, by torch, which any other must beat clearly.
+
+    With ``alive`` the result must be zero where it is false, whatever torch says.
+    """
     for i in sorted(range(len(runs)), key=lambda i: times[i] / (MARGIN if i else 1)):
-        if i == 0 or (times[i] < float("inf") and _same(runs[i](), runs[0]())):
+        if i == 0:
+            break
+        expected = runs[0]() if alive is None else runs[0]() * alive
+        if times[i] < float("inf") and _same(runs[i](), expected):
             return i
     return 0
 

@@ -159,6 +159,20 @@ def test_a_way_that_computes_something_else_is_not_kept(ours_is_faster, monkeypa
     assert not gpu_plan._same(torch.where(words < 30, -1, words).int(), words)
 
 
+def test_ways_are_held_against_torch_under_the_mask(monkeypatch):
+    offered = {"output": UNION, "grad_input": UNION, "grad_weight": UNION, "spikes": BLOCK}
+    monkeypatch.setattr(gpu_plan, "candidates", lambda direction, *_: [offered[direction]])
+    monkeypatch.setattr(gpu_plan, "_times", lambda runs, device: [1.0, 0.5])
+    mask = torch.rand(20, 40, 3, 3) < 0.05
+    choice = gpu_plan.choose(
+        Geometry(1, 2, 40, 20, 3, 3, (3, 3), 1, 1), Grouper(mask, tuple(mask.shape)), torch.float32, CPU
+    )
+    assert choice.ways._asdict() == offered
+    runs = [lambda: torch.ones(4), lambda: torch.ones(4)]
+    assert gpu_plan._fastest_right(runs, [1.0, 0.5]) == 1
+    assert gpu_plan._fastest_right(runs, [1.0, 0.5], torch.tensor([True, True, True, False])) == 0  # a pruned gradient
+
+
 def test_a_plan_made_in_inference_mode_serves_training(ours_is_faster):
     fused = ss.fuse(network())
     masked(fused).apply_(fused)
