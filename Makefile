@@ -58,7 +58,7 @@ format: setup ## let ruff rewrite the code
 bench: setup ## time the operators and the training step on this machine
 	@$(PY) -m benchmarks
 
-gpu-check: setup ## on an NVIDIA GPU: tests, memory checker, kernel benchmarks; within 8 minutes
+gpu-check: setup ## on an NVIDIA GPU: tests, memory and race checker, benchmarks; within 8 minutes
 	@$(PY) -m benchmarks.gpu_check
 
 docs: setup ## the reference of all public names as HTML, in build/docs/

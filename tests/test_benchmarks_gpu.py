@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,18 +17,8 @@ from benchmarks.masks import load_tickets, masks_of
 from benchmarks.spikingjelly_nets import MultiStep, use_triton
 from snn_sparse.training import make_optimizer
 
-
-def small_args(**changes):
-    chosen = {"arch": ["vgg_small"], "batch_size": 4, "timestep": 2, "only": None, "ticket": [], "device": "cpu"}
-    return argparse.Namespace(**{**chosen, "rounds": 2, "providers": list(PROVIDERS), **changes})
-
-
-def ticket_file(folder, arch="vgg_small", percent=96.0, **config):
-    model = ss.build_model(arch, timesteps=2, **config)
-    mask = ss.magnitude_mask(model, percent)
-    path = folder / f"{arch}-{percent}.safetensors"
-    ss.Ticket(model.config, mask, model.state_dict(), model.state_dict()).save(path)
-    return str(path), mask
+sys.path.insert(0, str(Path(__file__).parent))
+from gpu_benchmark_case import small_args, ticket_file
 
 
 def test_without_a_gpu_one_line_and_status_2(monkeypatch, capsys):
@@ -83,7 +74,7 @@ def test_all_float32_providers_train_alike():
         losses[provider] = torch.stack([step() for _ in range(2)])
     first, second = (losses["fused dense fp32"] / losses[REFERENCE]).tolist()
     assert first == pytest.approx(1, rel=1e-2)
-    assert second == pytest.approx(1, rel=5e-2)  # rounding decides some spikes, and each a little of the update
+    assert second == pytest.approx(1, rel=3e-2)  # rounding decides some spikes, and each a little of the update
     assert losses[REFERENCE][1] < 0.9 * losses[REFERENCE][0]
 
 
@@ -92,7 +83,7 @@ def test_low_precision_changes_little(provider):
     model, x, y = train_step.prepare(small_args(batch_size=64), "vgg_small")
     torch.nn.init.normal_(model.classifier.weight)
     exact, low = (float(make_step(p, model, x, y)()) for p in (REFERENCE, provider))
-    assert low == pytest.approx(exact, rel=0.1)
+    assert low == pytest.approx(exact, rel=0.05)
     assert low != exact
 
 

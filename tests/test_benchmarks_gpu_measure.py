@@ -1,6 +1,7 @@
 """What is measured and computed of a step on a GPU, with clock, allocator and profile made up."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,37 +12,14 @@ from torch.autograd import DeviceType
 import snn_sparse as ss
 import snn_sparse.kernels
 from benchmarks.floor import H100, chip_of, floor
-from benchmarks.gpu_measure import WARMUP_STEPS, Gpu, Kernel, breakdown, build_alone, kernels_of
+from benchmarks.gpu_measure import WARMUP_STEPS, breakdown, build_alone, kernels_of
 from benchmarks.kernel_classes import OTHER, kernel_class
 from benchmarks.projection import search_hours, step_seconds
 from benchmarks.timing import EventClock, interleaved
 from snn_sparse.tickets.settings import SPARSITIES
 
-
-class StandIn(Gpu):
-    """Bytes as told, and kernels by name instead of a profile."""
-
-    def __init__(self, used=(0,), peaks=(0,)):
-        super().__init__("cpu")
-        self.used, self.peaks, self.calls = list(used), list(peaks), []
-
-    def wait(self):
-        self.calls.append("wait")
-
-    def forget_peak(self):
-        self.calls.append("forget")
-        return self.used.pop(0) if len(self.used) > 1 else self.used[0]
-
-    def peak(self):
-        self.calls.append("peak")
-        return self.peaks.pop(0) if len(self.peaks) > 1 else self.peaks[0]
-
-    def free(self):
-        self.calls.append("free")
-
-    def profile(self, run):
-        run()
-        return [Kernel("_forward_kernel", 3e-3), Kernel("Memcpy DtoD (Device -> Device)", 6e-3)]
+sys.path.insert(0, str(Path(__file__).parent))
+from gpu_benchmark_case import StandIn
 
 
 class FakeEvent:

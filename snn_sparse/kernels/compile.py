@@ -3,7 +3,7 @@
 ``python -m snn_sparse.kernels.compile [--arch 90] [--quick] [--only output] [--timesteps 5 8] [--jobs 2]`` prints one
 line a kernel: registers, bytes of stack (spills), shared memory. Exit status 1 if one spills with up to 8 timesteps.
 Kernels, constants and launch settings are recorded from the host functions themselves, called on tensors without memory
-(``compile_cases.py``). All of it takes half an hour an architecture on one core, ``--quick`` a minute.
+(``compile_cases.py``). All of it takes long, ``--quick`` seconds.
 """
 
 import argparse

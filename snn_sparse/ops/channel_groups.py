@@ -39,11 +39,6 @@ class ChannelGroups:
     segments: Tensor
 
     @property
-    def groups(self) -> int:
-        """Number of groups."""
-        return len(self.order) // self.way.width
-
-    @property
     def fraction(self) -> float:
         """Share of a dense convolution's products that are computed, padding included."""
         return len(self.segments) * self.way.step * self.way.width / (self.outputs * self.inputs * self.taps)
@@ -52,20 +47,6 @@ class ChannelGroups:
         """As the kernels take them."""
         order = self.order.to(device) if self.way.reorder else None
         return Lists(order, *(x.to(device) for x in (self.pointers, self.channels, self.segments)))
-
-    def members(self, group: int) -> Tensor:
-        """Output channels of one group, int64."""
-        found = self.order[group * self.way.width : (group + 1) * self.way.width].long()
-        return found[found < self.outputs]
-
-    def chunk(self, index: int) -> Tensor:
-        """Input channels of one chunk, int64."""
-        step = self.way.step
-        if self.way.gathered:
-            found = self.channels[index * step : (index + 1) * step].long()
-            return found[found >= 0]
-        first = int(self.channels[index]) * step
-        return torch.arange(first, min(first + step, self.inputs))
 
 
 def group_channels(mask: Tensor, way: Way, *, transposed: bool = False) -> ChannelGroups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def _check_parameter(name: str, p: Tensor, device: torch.device, shape: torch.Si
         raise ValueError(f"parameters must be dense in memory, but {name!r} has strides {p.stride()}")
 
 
-class FusedOptimizer(torch.optim.Optimizer):
+class FusedOptimizer(torch.optim.Optimizer, ABC):
     """What :class:`FusedSGD` and :class:`FusedAdam` share.
 
     The numbers are those of ``torch.optim``'s optimizers on masked dense weights and gradients, and so are the names of
@@ -186,11 +187,13 @@ class FusedOptimizer(torch.optim.Optimizer):
             raise ValueError("param_group: fused optimizers have one group only, that of the model")
         super().add_param_group(param_group)
 
+    @abstractmethod
     def _rule(self, group: Mapping[str, Any]) -> SgdRule | AdamRule:
-        raise NotImplementedError
+        """What to compute."""
 
+    @abstractmethod
     def _buffer_names(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """Names of the state tensors, in the kernel's order."""
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         if not isinstance(group["lr"], (int, float)):

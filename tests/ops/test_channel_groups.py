@@ -19,6 +19,26 @@ ways = st.builds(
 )  # fmt: skip
 
 
+def members(groups, group):
+    """Output channels of one group."""
+    found = groups.order[group * groups.way.width : (group + 1) * groups.way.width].long()
+    return found[found < groups.outputs]
+
+
+def chunk_of(groups, index):
+    """Input channels of one chunk."""
+    step = groups.way.step
+    if groups.way.gathered:
+        found = groups.channels[index * step : (index + 1) * step].long()
+        return found[found >= 0]
+    first = int(groups.channels[index]) * step
+    return torch.arange(first, min(first + step, groups.inputs))
+
+
+def count(groups):
+    return len(groups.order) // groups.way.width
+
+
 def walk(groups, x, weight, stride, padding):
     """The convolution of x [N, Cin, H, W] as the kernels compute it: group by group, tap by tap, chunk by chunk."""
     n, _, high, wide = x.shape
@@ -26,17 +46,17 @@ def walk(groups, x, weight, stride, padding):
     out = ((high + 2 * padding - kernel[0]) // stride + 1, (wide + 2 * padding - kernel[1]) // stride + 1)
     padded = F.pad(x, (padding,) * 4)
     y = x.new_full((n, groups.outputs, *out), torch.nan)
-    for g in range(groups.groups):
-        members = groups.members(g)
-        total = x.new_zeros(n, len(members), *out)
+    for g in range(count(groups)):
+        listed_outputs = members(groups, g)
+        total = x.new_zeros(n, len(listed_outputs), *out)
         for tap in range(groups.taps):
             down, right = divmod(tap, kernel[1])
             seen = padded[:, :, down:, right:][:, :, ::stride, ::stride][:, :, : out[0], : out[1]]
             for chunk in range(*groups.pointers[g * groups.taps + tap :][:2].tolist()):
                 assert int(groups.segments[chunk]) == g * groups.taps + tap
-                listed = groups.chunk(chunk)
-                total += torch.einsum("nchw,fc->nfhw", seen[:, listed], weight[members][:, listed, down, right])
-        y[:, members] = total
+                listed = chunk_of(groups, chunk)
+                total += torch.einsum("nchw,fc->nfhw", seen[:, listed], weight[listed_outputs][:, listed, down, right])
+        y[:, listed_outputs] = total
     return y
 
 
@@ -72,7 +92,7 @@ def test_no_chunk_is_empty_and_every_output_stands_once(mask, way):
     assert way.reorder or listed == sorted(listed)
     for chunk, segment in enumerate(groups.segments.tolist()):
         group, tap = divmod(segment, groups.taps)
-        assert mask.flatten(2)[groups.members(group)][:, groups.chunk(chunk), tap].any()
+        assert mask.flatten(2)[members(groups, group)][:, chunk_of(groups, chunk), tap].any()
 
 
 def test_gathered_lists_hold_the_union_and_nothing_else():
@@ -82,7 +102,7 @@ def test_gathered_lists_hold_the_union_and_nothing_else():
     groups = group_channels(mask, way)
     assert 7 not in groups.channels
     live = int((groups.channels >= 0).sum())
-    assert live / (groups.groups * 200 * 9) == pytest.approx(union_fraction(mask, 16), abs=1e-6)
+    assert live / (count(groups) * 200 * 9) == pytest.approx(union_fraction(mask, 16), abs=1e-6)
     assert groups.fraction >= live * 16 / mask.numel()
     assert group_channels(torch.zeros_like(mask), way).fraction == 0
     assert group_channels(torch.ones(64, 256, 3, 3, dtype=torch.bool), way).fraction == 1

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -151,7 +152,11 @@ def test_an_error_of_torch_itself_is_not_hidden(ours_is_faster, monkeypatch):
 def test_a_way_that_computes_something_else_is_not_kept(ours_is_faster, monkeypatch):
     monkeypatch.undo()
     runs = [lambda: torch.ones(3), lambda: torch.tensor([1.0, 1.0, 1.1]), lambda: torch.ones(3) * 1.001]
-    assert gpu_plan._fastest_right(runs, [1.0, 0.1, 0.2]) == 2
+    with pytest.warns(UserWarning, match="wrong result"):
+        assert gpu_plan._fastest_right(runs, [1.0, 0.1, 0.2]) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # one that could not run is none that computed something wrong
+        assert gpu_plan._fastest_right(runs, [1.0, float("inf"), 0.2]) == 2
     assert gpu_plan._fastest_right(runs, [1.0, 0.1, 0.99]) == 0
     assert gpu_plan._fastest_right([runs[0], lambda: torch.full((3,), torch.nan)], [1.0, 0.1]) == 0
     words = torch.arange(100, dtype=torch.int32)
