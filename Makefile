@@ -5,35 +5,67 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize lint format bench gpu-check docs clean
+.PHONY: help setup lock demo test test-oldest test-newest sanitize lint format bench gpu-check docs clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## create .venv/ with everything (a few minutes the first time)
 
-$(READY): pyproject.toml setup.py scripts/find_python.sh
+$(READY): pyproject.toml setup.py constraints.txt scripts/find_python.sh
 	@python=$$(scripts/find_python.sh) || exit 1; \
 	echo "setup: creating $(VENV)/ with $$($$python --version) (PyTorch and friends, several GB, a few minutes)"; \
 	test -x $(PY) || $$python -m venv $(VENV)
-	@$(PY) -m pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
+	@$(PY) -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
 	@echo "setup: installing snn_sparse and its tools"
-	@SNN_SPARSE_BUILD=0 $(PY) -m pip install --quiet --no-build-isolation -e ".[dev]"
+	@SNN_SPARSE_BUILD=0 $(PY) -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[dev]"
 	@echo "setup: compiling the C++ operators (two minutes)"  # only now: they need the torch just installed
 	@$(PY) setup.py --quiet build_ext --inplace
 	@touch $@
 	@echo "setup: done"
 
+lock: ## renew constraints.txt, the versions that setup installs
+	@python=$$(scripts/find_python.sh) || exit 1; $$python scripts/lock.py
+
 demo: setup ## all searches and the random control on digits, in minutes; ends in a table and a report
 	@echo "demo: four searches and a control on 8x8 digits, two seeds each; under two minutes on two cores"
 	@$(PY) -m snn_sparse.cli demo --out runs/demo
 
+# One worker a core, each with one thread (tests/conftest.py); a worker that runs out of tests takes from the others.
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 test: setup ## the test suite
 	@echo "test: running the test suite"
-	@$(PY) -m pytest tests
+	@$(PY) $(PYTEST) tests
+
+OLDEST := "torch==2.11.*" "triton==3.6.*" "numpy<2.4"  # triton 3.6 does not interpret with a newer numpy
+
+test-oldest: .venv-oldest/.ready ## the suite with the oldest supported versions (Python 3.12), in .venv-oldest/
+test-newest: .venv-newest/.ready ## the suite with the newest versions there are, in .venv-newest/
+.venv-oldest/.ready: PYTHONS = 3.12
+.venv-newest/.ready: PYTHONS = 3.13 3.12 3.11
+.venv-newest/.ready: FORCE  # there may be newer ones than last time
+FORCE:
+
+.venv-%/.ready: pyproject.toml setup.py scripts/find_python.sh
+	@python=$$(scripts/find_python.sh $(PYTHONS)) || exit 1; \
+	echo "test-$*: bringing .venv-$*/ up to date with $$($$python --version) (several GB, a few minutes)"; \
+	test -x .venv-$*/bin/python || $$python -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --upgrade pip
+	@.venv-$*/bin/python -m pip install --quiet "setuptools>=77" wheel
+	@SNN_SPARSE_BUILD=0 .venv-$*/bin/python -m pip install --quiet --no-build-isolation --upgrade \
+		--upgrade-strategy eager -e ".[dev]" $(if $(filter oldest,$*),$(OLDEST))
+	@touch $@
+
+# Their operators lie elsewhere, so that those of .venv/ stay as they are.
+test-oldest test-newest: test-%:
+	@echo "test-$*: compiling the C++ operators"
+	@.venv-$*/bin/python csrc/build.py build/$*/_C.so
+	@.venv-$*/bin/python -c 'import sys, torch, triton; print("test-$*: Python", sys.version.split()[0], "torch", torch.__version__, "triton", triton.__version__)'
+	@SNN_SPARSE_LIBRARY=$(CURDIR)/build/$*/_C.so .venv-$*/bin/python $(PYTEST) tests
 
 SANITIZED := build/sanitize/_C.so
-OPERATOR_TESTS := $(addprefix tests/ops/test_,sparse_conv.py sparse_conv_errors.py lanes.py fused_neuron.py)
+OPERATOR_TESTS := tests/ops/neuron tests/ops/convolution tests/ops/spikes tests/ops/test_live.py
 # Preloaded into Python alone, libstdc++ beside it or the first C++ exception fails. Python itself leaks.
 PRELOAD = $(foreach name,asan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
 
@@ -56,6 +88,7 @@ format: setup ## let ruff rewrite the code
 	@$(VENV)/bin/ruff format .
 
 bench: setup ## time the operators and the training step on this machine
+	@$(PY) -m pytest benchmarks/test_operators.py --benchmark-columns=median,iqr,rounds
 	@$(PY) -m benchmarks
 
 gpu-check: setup ## on an NVIDIA GPU: tests, memory and race checker, benchmarks; within 8 minutes
@@ -66,4 +99,4 @@ docs: setup ## the reference of all public names as HTML, in build/docs/
 	@echo "docs: build/docs/index.html"
 
 clean: ## remove what was built, keep runs/
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
