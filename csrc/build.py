@@ -22,25 +22,19 @@ WIDE = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefe
 INSTRUCTION_SETS = {"portable": [], **({"avx2": ["-mavx2", "-mfma"], "avx512": WIDE} if X86 else {})}
 # Compiled once for each instruction set.
 KERNELS = {
-    "conv/conv_isa.cpp": [MULTIPLY_ADD],  # slowest first: it decides how long a build takes
-    "neuron/neuron_kernels.cpp": [EXACT, "-fno-math-errno", "-Wno-ignored-attributes"],
-    "conv/convert_isa.cpp": [EXACT],
+    "convolution/kernels.cpp": [MULTIPLY_ADD],  # slowest first: it decides how long a build takes
+    "neuron/kernels.cpp": [EXACT, "-fno-math-errno", "-Wno-ignored-attributes"],
+    "spikes/convert_kernels.cpp": [EXACT],
 }
-PLAIN = [
-    "common/isa.cpp",
-    "conv/conv_core.cpp",
-    "conv/conv_plan.cpp",
-    "conv/conv_structure.cpp",
-    "neuron/neuron_dispatch.cpp",
-]
+PLAIN = ["common/isa.cpp", "convolution/core.cpp", "convolution/plan.cpp"]
 # The stable ABI as of torch 2.11: one binary serves that and later versions.
 BINDINGS = [
-    "conv/conv_ops.cpp",
-    "conv/conv_structure_ops.cpp",
-    "conv/convert_ops.cpp",
-    "conv/pack_ops.cpp",
-    "live/live_ops.cpp",
-    "neuron/neuron_ops.cpp",
+    "convolution/index_lists.cpp",
+    "convolution/operators.cpp",
+    "live/live.cpp",
+    "neuron/operators.cpp",
+    "spikes/bits.cpp",
+    "spikes/convert.cpp",
 ]
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 
@@ -59,15 +53,18 @@ def torch_folder() -> Path:
 
 def _jobs(objects: Path, extra: list[str]) -> list[tuple[Path, Path, list[str]]]:
     """(source, object, flags) of every compilation."""
-    jobs = []
-    for source, flags in KERNELS.items():
-        for name, machine in INSTRUCTION_SETS.items():
-            target = objects / f"{Path(source).stem}_{name}.o"
-            jobs.append((HERE / source, target, [*flags, *machine, f"-DSNN_SPARSE_ISA={name}"]))
+    jobs = [
+        (source, f"_{name}", [*flags, *machine, f"-DSNN_SPARSE_ISA={name}"])
+        for source, flags in KERNELS.items()
+        for name, machine in INSTRUCTION_SETS.items()
+    ]
     include = f"-isystem{torch_folder() / 'include'}"
-    jobs += [(HERE / s, objects / f"{Path(s).stem}.o", [EXACT]) for s in PLAIN]
-    jobs += [(HERE / s, objects / f"{Path(s).stem}.o", [EXACT, STABLE_ABI, include]) for s in BINDINGS]
-    every = [(source, target, [*COMMON, f"-I{HERE}", *flags]) for source, target, flags in jobs]
+    jobs += [(source, "", [EXACT]) for source in PLAIN]
+    jobs += [(source, "", [EXACT, STABLE_ABI, include]) for source in BINDINGS]
+    every = [
+        (HERE / source, objects / f"{source[:-4].replace('/', '_')}{name}.o", [*COMMON, f"-I{HERE}", *flags])
+        for source, name, flags in jobs
+    ]
     # Sanitized AVX-512 tiles take a compiler half an hour, and their source is that of the AVX2 ones.
     spared = any("sanitize" in flag for flag in extra)
     return [(s, t, flags if spared and "-mavx512f" in flags else [*flags, *extra]) for s, t, flags in every]

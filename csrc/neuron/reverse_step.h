@@ -1,10 +1,9 @@
 // One step of backpropagation through time for one channel of one tile.
 #pragma once
 
-#include "neuron_forward.h"
+#include "neuron/forward.h"
 
 namespace snn_sparse {
-namespace neuron {
 namespace SNN_SPARSE_ISA {
 
 template <class S>
@@ -27,7 +26,7 @@ struct ReverseArgs {
 };
 
 // dL/dh of one vector, given the gradients of its spike and of the potential behind its reset.
-template <SurrogateKind G, class S>
+template <Surrogate G, class S>
 inline Pack<S> potential_gradient(const Pack<S>& h, const Pack<S>& grad_spike, const Pack<S>& grad_v,
                                   const Neuron<S>& n) {
   const Pack<S> one(S(1));
@@ -79,7 +78,7 @@ struct TileSums {
   }
 };
 
-template <Charge K, SurrogateKind G, class S>
+template <Charge K, Surrogate G, class S>
 inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, int64_t columns, int64_t first,
                         int64_t last, RunSums<S>& sums) {
   constexpr bool learnt = K == Charge::decay_mul || K == Charge::leak_mul;
@@ -111,7 +110,7 @@ inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, 
   }
 }
 
-template <Charge K, SurrogateKind G, class S>
+template <Charge K, Surrogate G, class S>
 void reverse_step(const ReverseArgs<S>& args) {
   const ReverseArgs<S> a = args;  // local copies: the compiler knows that no store can change them
   const Neuron<S> n = *a.neuron;
@@ -138,17 +137,17 @@ template <class S>
 using ReverseFunction = void (*)(const ReverseArgs<S>&);
 
 template <Charge K, class S>
-ReverseFunction<S> reverse_function(SurrogateKind g) {
+ReverseFunction<S> reverse_function(Surrogate g) {
   switch (g) {
-    case SurrogateKind::atan: return reverse_step<K, SurrogateKind::atan, S>;
-    case SurrogateKind::sigmoid: return reverse_step<K, SurrogateKind::sigmoid, S>;
-    case SurrogateKind::piecewise_quadratic: return reverse_step<K, SurrogateKind::piecewise_quadratic, S>;
-    default: return reverse_step<K, SurrogateKind::triangle, S>;
+    case Surrogate::atan: return reverse_step<K, Surrogate::atan, S>;
+    case Surrogate::sigmoid: return reverse_step<K, Surrogate::sigmoid, S>;
+    case Surrogate::piecewise_quadratic: return reverse_step<K, Surrogate::piecewise_quadratic, S>;
+    default: return reverse_step<K, Surrogate::triangle, S>;
   }
 }
 
 template <class S>
-ReverseFunction<S> reverse_function(Charge k, SurrogateKind g) {
+ReverseFunction<S> reverse_function(Charge k, Surrogate g) {
   switch (k) {
     case Charge::decay_div: return reverse_function<Charge::decay_div, S>(g);
     case Charge::leak_div: return reverse_function<Charge::leak_div, S>(g);
@@ -159,5 +158,4 @@ ReverseFunction<S> reverse_function(Charge k, SurrogateKind g) {
 }
 
 }  // namespace SNN_SPARSE_ISA
-}  // namespace neuron
 }  // namespace snn_sparse

@@ -1,10 +1,9 @@
 // 2x2, stride 2 max-pool of spikes in one tile, and the way back: to the first maximum in row-major order.
 #pragma once
 
-#include "tiles.h"
+#include "neuron/tiles.h"
 
 namespace snn_sparse {
-namespace neuron {
 namespace SNN_SPARSE_ISA {
 
 // spikes: compact rows of the tile. out: pooled rows; a last odd row or column is left out.
@@ -81,5 +80,4 @@ inline void pool_backward(const S* h, const Span& s, const Ref<S>& grad, const P
 }
 
 }  // namespace SNN_SPARSE_ISA
-}  // namespace neuron
 }  // namespace snn_sparse

@@ -5,10 +5,10 @@
 // into the tensor; else the tile is transposed through scratch memory, for all channels of a block at once.
 #pragma once
 
-#include "simd.h"
+#include "common/simd.h"
+#include "neuron/types.h"
 
 namespace snn_sparse {
-namespace neuron {
 namespace SNN_SPARSE_ISA {
 
 template <class S>
@@ -33,37 +33,13 @@ struct Span {
   bool full() const { return valid == kLanes; }
 };
 
-// dst[j * dst_step + l] = src[l * src_step + j] for l < rows, 0 for the other lanes.
-template <class S>
-inline void lanes_from_rows(const S* src, int64_t src_step, int rows, int64_t count, S* dst, int64_t dst_step) {
-  for (int l = 0; l < kLanes; l += 4) {
-    int64_t j = 0;
-    for (; rows >= l + 4 && j + 4 <= count; j += 4)
-      transpose4(src + l * src_step + j, src_step, dst + j * dst_step + l, dst_step);
-    for (; j < count; ++j)
-      for (int i = l; i < l + 4; ++i) dst[j * dst_step + i] = i < rows ? src[i * src_step + j] : S(0);
-  }
-}
-
-// dst[l * dst_step + j] = src[j * src_step + l] for l < rows: the reverse.
-template <class S>
-inline void rows_from_lanes(const S* src, int64_t src_step, int rows, int64_t count, S* dst, int64_t dst_step) {
-  for (int l = 0; l < rows; l += 4) {
-    int64_t j = 0;
-    for (; rows >= l + 4 && j + 4 <= count; j += 4)
-      transpose4(src + j * src_step + l, src_step, dst + l * dst_step + j, dst_step);
-    for (; j < count; ++j)
-      for (int i = l; i < smaller(l + 4, rows); ++i) dst[i * dst_step + j] = src[j * src_step + i];
-  }
-}
-
 template <class S>
 class View {
  public:
   View() = default;
   View(S* base, const Layout& layout, int64_t B, int64_t C, int64_t H, int64_t W, int64_t steps, bool samples)
       : base_(base), kind_(layout.kind), samples_(samples), B_(B), C_(C), H_(H), W_(W), steps_(steps),
-        V_(layout.vectors), halo_(layout.halo) {}
+        V_(layout.vectors) {}
 
   explicit operator bool() const { return base_ != nullptr; }
 
@@ -73,7 +49,7 @@ class View {
 
   Ref<S> ref(int64_t t, const Span& s, int64_t c) const {
     if (kind_ == LayoutKind::lanes)
-      return {lanes_at(t, s.sample / kLanes, c, s.row0, 0), (W_ + 2 * halo_) * kLanes * V_, kLanes * V_};
+      return {lanes_at(t, s.sample / kLanes, c, s.row0, 0), W_ * kLanes * V_, kLanes * V_};
     return {plain_at(t, s.sample, c, s.pixel), W_, kLanes};
   }
 
@@ -81,14 +57,14 @@ class View {
   void gather(int64_t t, const Span& s, int64_t c0, int64_t channels, S* to, int64_t channel_step) const;
   void scatter(int64_t t, const Span& s, int64_t c0, int64_t channels, const S* from, int64_t channel_step) const;
 
-  // Zeros in the halo and in the vectors behind the last one of channel c (lanes layout; nothing to do in the others).
+  // Zeros in the vectors behind the last one of channel c (lanes layout; nothing to do in the others).
   void clear_padding(int64_t c) const;
 
  private:
   S* lanes_at(int64_t t, int64_t bv, int64_t c, int64_t y, int64_t x) const {
     const int64_t k = t * ((B_ + kLanes - 1) / kLanes) + bv;
-    const int64_t plane = (k / V_ * C_ + c) * (H_ + 2 * halo_);
-    return base_ + (((plane + y + halo_) * (W_ + 2 * halo_) + x + halo_) * V_ + k % V_) * kLanes;
+    const int64_t plane = (k / V_ * C_ + c) * H_;
+    return base_ + (((plane + y) * W_ + x) * V_ + k % V_) * kLanes;
   }
   S* plain_at(int64_t t, int64_t b, int64_t c, int64_t pixel) const {
     const int64_t map = t * B_ + b;
@@ -98,7 +74,7 @@ class View {
   S* base_ = nullptr;
   LayoutKind kind_ = LayoutKind::nchw;
   bool samples_ = false;
-  int64_t B_ = 0, C_ = 0, H_ = 0, W_ = 0, steps_ = 0, V_ = 1, halo_ = 0;
+  int64_t B_ = 0, C_ = 0, H_ = 0, W_ = 0, steps_ = 0, V_ = 1;
 };
 
 template <class S>
@@ -146,25 +122,11 @@ void View<S>::scatter(int64_t t, const Span& s, int64_t c0, int64_t channels, co
 template <class S>
 void View<S>::clear_padding(int64_t c) const {
   if (kind_ != LayoutKind::lanes) return;
-  const int64_t bvs = (B_ + kLanes - 1) / kLanes, K = steps_ * bvs, groups = (K + V_ - 1) / V_;
-  const int64_t width = W_ + 2 * halo_, cell = kLanes * V_, row = width * cell;
-  const int64_t first = halo_ > 0 ? 0 : K / V_;  // without a halo only a last, partly filled group has padding
-  for (int64_t g = first; g < groups; ++g) {
-    S* plane = base_ + (g * C_ + c) * (H_ + 2 * halo_) * row;
-    if (halo_ > 0) {
-      __builtin_memset(plane, 0, halo_ * row * sizeof(S));
-      __builtin_memset(plane + (H_ + halo_) * row, 0, halo_ * row * sizeof(S));
-    }
-    const int64_t used = smaller<int64_t>(V_, K - g * V_);  // vectors of this group that hold a step
-    for (int64_t y = halo_; y < H_ + halo_; ++y) {
-      S* line = plane + y * row;
-      __builtin_memset(line, 0, halo_ * cell * sizeof(S));
-      __builtin_memset(line + (W_ + halo_) * cell, 0, halo_ * cell * sizeof(S));
-      if (used == V_) continue;
-      for (int64_t x = halo_; x < W_ + halo_; ++x)
-        __builtin_memset(line + x * cell + used * kLanes, 0, (V_ - used) * kLanes * sizeof(S));
-    }
-  }
+  const int64_t K = steps_ * ((B_ + kLanes - 1) / kLanes), used = K % V_;  // vectors of the last group that hold a step
+  if (used == 0) return;
+  S* pixel = base_ + (K / V_ * C_ + c) * H_ * W_ * V_ * kLanes;
+  for (int64_t i = 0; i < H_ * W_; ++i, pixel += V_ * kLanes)
+    __builtin_memset(pixel + used * kLanes, 0, (V_ - used) * kLanes * sizeof(S));
 }
 
 // A view and the scratch memory it needs where its layout is not the one of the tiles: one slot, or one for each step
@@ -191,5 +153,4 @@ struct Port {
 };
 
 }  // namespace SNN_SPARSE_ISA
-}  // namespace neuron
 }  // namespace snn_sparse

@@ -1,10 +1,9 @@
 // Walking over the tiles of a map, and the scratch memory of one worker.
 #pragma once
 
-#include "tensor_view.h"
+#include "neuron/tensor_view.h"
 
 namespace snn_sparse {
-namespace neuron {
 namespace SNN_SPARSE_ISA {
 
 // All tiles of one channel at one step, in a fixed order. whole_maps: as large as can be, where no scratch memory is used.
@@ -78,6 +77,19 @@ class Arena {
   char* next_;
 };
 
+template <class S>
+inline Port<S> make_port(S* base, const Layout& layout, const Problem& q, const Plan& plan, int64_t steps, bool pooled,
+                         Arena& arena, bool keep_steps = false) {
+  Port<S> port;
+  if (!base) return port;
+  const int64_t H = pooled ? q.H / 2 : q.H, W = pooled ? q.W / 2 : q.W;
+  port.view = View<S>(base, layout, q.B, q.C, H, W, steps, plan.samples);
+  port.channel_step = plan.tile_scalars;
+  port.slot_step = keep_steps ? plan.channel_block * plan.tile_scalars : 0;
+  port.scratch = arena.take<S>(plan.channel_block * plan.tile_scalars * (keep_steps ? steps : 1));
+  return port;
+}
+
 // Copies rows of vectors; lanes outside the mask become zero.
 template <class S>
 inline void copy_rows(const Ref<S>& from, const Ref<S>& to, const Span& s, const Mask<S>& mask) {
@@ -92,5 +104,4 @@ inline void fill(S* to, int64_t count, S value) {
 }
 
 }  // namespace SNN_SPARSE_ISA
-}  // namespace neuron
 }  // namespace snn_sparse

@@ -4,8 +4,8 @@
 
 #include <utility>
 
-#include "conv_plan.h"
-#include "simd.h"
+#include "common/simd.h"
+#include "convolution/plan.h"
 
 namespace snn_sparse {
 namespace SNN_SPARSE_ISA {

@@ -1,4 +1,4 @@
-#include "conv_plan.h"
+#include "convolution/plan.h"
 
 #include <algorithm>
 
@@ -9,7 +9,7 @@ int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1)
 
 // One spatial dimension of a gather convolution.
 struct Axis {
-  int64_t kernel, stride, padding, source, destination, halo;
+  int64_t kernel, stride, padding, source, destination;
   bool transposed;
 
   int64_t classes() const { return transposed ? stride : 1; }
@@ -26,37 +26,31 @@ struct Axis {
     const int64_t s = source_step() * i + displacement(k);
     return s >= 0 && s < source;
   }
-  bool inside_halo(int64_t k, int64_t i) const {
-    const int64_t s = source_step() * i + displacement(k);
-    return s >= -halo && s < source + halo;
-  }
 };
 
 Axis row_axis(const ConvGeometry& g) {
-  return {g.kernel_h, g.stride, g.padding, g.source.H, g.destination.H, g.source.halo, g.transposed};
+  return {g.kernel_h, g.stride, g.padding, g.source.H, g.destination.H, g.transposed};
 }
 Axis column_axis(const ConvGeometry& g) {
-  return {g.kernel_w, g.stride, g.padding, g.source.W, g.destination.W, g.source.halo, g.transposed};
+  return {g.kernel_w, g.stride, g.padding, g.source.W, g.destination.W, g.transposed};
 }
 
 enum class Cover { none, all, all_but_first, all_but_last, other };
-enum class Border { skip, halo, packed };  // how a tile treats columns outside the map
 
-// Which of the pixels [i, i + pixels) the column tap k reaches.
-Cover cover(const Axis& x, int64_t k, int64_t i, int64_t pixels, Border border) {
+// Which of the pixels [i, i + pixels) the column tap k reaches; packed boxes have zeros beside the map.
+Cover cover(const Axis& x, int64_t k, int64_t i, int64_t pixels, bool pack) {
   int64_t reached = 0;
   for (int64_t p = 0; p < pixels; ++p) reached += x.inside(k, i + p);
   if (reached == 0) return Cover::none;
-  if (reached == pixels || border == Border::packed) return Cover::all;
-  if (border == Border::halo && x.inside_halo(k, i) && x.inside_halo(k, i + pixels - 1)) return Cover::all;
+  if (reached == pixels || pack) return Cover::all;
   if (reached != pixels - 1) return Cover::other;
   if (!x.inside(k, i)) return Cover::all_but_first;
   return x.inside(k, i + pixels - 1) ? Cover::other : Cover::all_but_last;
 }
 
-bool tile_fits(const Axis& x, int64_t cls, int64_t i, int64_t pixels, Border border) {
+bool tile_fits(const Axis& x, int64_t cls, int64_t i, int64_t pixels, bool pack) {
   for (int64_t k = 0; k < x.kernel; ++k) {
-    if (x.tap_class(k) == cls && cover(x, k, i, pixels, border) == Cover::other) return false;
+    if (x.tap_class(k) == cls && cover(x, k, i, pixels, pack) == Cover::other) return false;
   }
   return true;
 }
@@ -66,13 +60,13 @@ struct Span {
 };
 
 // Splits a row of one class into spans of nearly equal length that the kernels can compute.
-std::vector<Span> split_row(const Axis& x, int64_t cls, int64_t max_pixels, Border border) {
+std::vector<Span> split_row(const Axis& x, int64_t cls, int64_t max_pixels, bool pack) {
   std::vector<Span> spans;
   const int64_t count = x.count(cls);
   for (int64_t i = 0; i < count;) {
     const int64_t left = count - i;
     int64_t pixels = (left + (left + max_pixels - 1) / max_pixels - 1) / ((left + max_pixels - 1) / max_pixels);
-    while (pixels > 1 && !tile_fits(x, cls, i, pixels, border)) --pixels;
+    while (pixels > 1 && !tile_fits(x, cls, i, pixels, pack)) --pixels;
     spans.push_back({i, pixels});
     i += pixels;
   }
@@ -81,14 +75,14 @@ std::vector<Span> split_row(const Axis& x, int64_t cls, int64_t max_pixels, Bord
 
 // Adds the taps that the tile (row y of class (cy, cx), span) sees, merged to few segments, and what they read.
 void append_segments(TilePlan& plan, Tile& tile, const ConvGeometry& g, const int32_t* taps, int64_t cy, int64_t cx,
-                     int64_t y, Span span, Border border) {
+                     int64_t y, Span span, bool pack) {
   const Axis rows = row_axis(g), columns = column_axis(g);
   std::vector<Segment>& segments = plan.segments;
   tile.segment_begin = static_cast<int32_t>(segments.size());
   for (int32_t position = 0; position < g.taps(); ++position) {
     const int64_t ky = taps[position] / g.kernel_w, kx = taps[position] % g.kernel_w;
     if (rows.tap_class(ky) != cy || columns.tap_class(kx) != cx || !rows.inside(ky, y)) continue;
-    const Cover c = cover(columns, kx, span.begin, span.pixels, border);
+    const Cover c = cover(columns, kx, span.begin, span.pixels, pack);
     if (c == Cover::none) continue;
     const Trim trim = c == Cover::all ? Trim::none : c == Cover::all_but_first ? Trim::first : Trim::last;
     const bool first = static_cast<int32_t>(segments.size()) == tile.segment_begin;
@@ -144,10 +138,6 @@ PackedBox box_of(const TilePlan& plan, int64_t pixel_stride) {
 }  // namespace
 
 const char* geometry_problem(const ConvGeometry& g) {
-  if (g.kernel_h < 1 || g.kernel_w < 1 || g.kernel_h > kMaxKernel || g.kernel_w > kMaxKernel)
-    return "the kernel's height and width must be in 1..7";
-  if (g.stride < 1 || g.stride > kMaxStride) return "stride must be in 1..8";
-  if (g.padding < 0 || g.padding > kMaxPadding) return "padding must be in 0..64";
   const LanesShape& input = g.transposed ? g.destination : g.source;
   const LanesShape& output = g.transposed ? g.source : g.destination;
   if (const char* p = input.problem()) return p;
@@ -180,20 +170,18 @@ TilePlan plan_tiles(const ConvGeometry& g, const int32_t* taps, int64_t max_pixe
   TilePlan plan;
   const Axis rows = row_axis(g), columns = column_axis(g);
   const LanesShape &s = g.source, &d = g.destination;
-  const bool rows_outermost = g.kernel_w > 1 && taps[1] / g.kernel_w == taps[0] / g.kernel_w;
-  const Border border = pack ? Border::packed : s.halo > 0 && rows_outermost ? Border::halo : Border::skip;
   const int64_t source_step = rows.source_step(), step = rows.destination_step();
   for (int64_t cy = 0; cy < rows.classes(); ++cy) {
     for (int64_t cx = 0; cx < columns.classes(); ++cx) {
-      const std::vector<Span> spans = split_row(columns, cx, max_pixels, border);
+      const std::vector<Span> spans = split_row(columns, cx, max_pixels, pack);
       for (int64_t y = 0; y < rows.count(cy); ++y) {
         for (const Span& span : spans) {
           Tile tile{};
           tile.row = static_cast<int32_t>(source_step * y), tile.column = static_cast<int32_t>(source_step * span.begin);
-          tile.source = s.offset(0, 0, tile.row, tile.column, 0);
-          tile.destination = d.offset(0, 0, cy + step * y, cx + step * span.begin, 0);
+          tile.source = s.offset(0, tile.row, tile.column);
+          tile.destination = d.offset(0, cy + step * y, cx + step * span.begin);
           tile.pixels = static_cast<int32_t>(span.pixels);
-          append_segments(plan, tile, g, taps, cy, cx, y, span, border);
+          append_segments(plan, tile, g, taps, cy, cx, y, span, pack);
           plan.tiles.push_back(tile);
         }
       }

@@ -3,13 +3,14 @@
 
 #include <cstdint>
 
-#include "conv_plan.h"
+#include "common/dispatch.h"
+#include "convolution/plan.h"
 
 namespace snn_sparse {
 
 // A mask's live weights, sorted by (channel block, filter, tap, channel). A filter is a destination channel, a channel a
 // source channel. pointers has blocks * filters * taps + 1 entries; taps maps a tap position to ky * kernel_w + kx.
-struct ConvStructure {
+struct LiveLists {
   const int32_t* channels = nullptr;
   const int32_t* pointers = nullptr;
   const int32_t* taps = nullptr;
@@ -27,7 +28,7 @@ struct WeightStrides {
 
 template <class T>
 struct ConvTask {
-  const ConvStructure* structure;
+  const LiveLists* lists;
   const ConvGeometry* geometry;
   const TilePlan* plan;
   const int32_t* offsets;      // of each live weight: channel * channel_stride + tap offset
@@ -41,7 +42,7 @@ struct ConvTask {
   int64_t units() const { return geometry->source.groups() * bands() * filter_parts; }
   // Scalars of the packed box of the largest channel block.
   int64_t box_elements() const {
-    const int64_t channels = (structure->channel_count + structure->blocks - 1) / structure->blocks;
+    const int64_t channels = (lists->channel_count + lists->blocks - 1) / lists->blocks;
     return plan->box.used ? plan->box.elements(channels, geometry->source.pixel_stride()) : 0;
   }
 };
@@ -64,39 +65,24 @@ struct ConvKernels {
 };
 
 // Writes offsets (and values, unless null) of the (block, filter) rows [begin, end) of blocks * filters; false if the
-// structure is not consistent.
+// lists are not consistent.
 template <class T>
-bool gather_weights(const ConvStructure& s, const TilePlan& plan, WeightStrides strides, const T* weight,
+bool gather_weights(const LiveLists& s, const TilePlan& plan, WeightStrides strides, const T* weight,
                     int32_t* offsets, T* values, int64_t begin, int64_t end);
 
 constexpr int64_t kChunkLive = 2048;      // partial sums of a chunk of one block: 64 KiB of float vectors
 constexpr int64_t kAllBlocksLive = 6144;  // up to here a chunk has all blocks: 192 KiB, still in the second level cache
 
 // Scalars that the weight gradient's partial sums need (for any instruction set).
-int64_t partial_elements(const ConvStructure& s, int64_t scalar_bytes);
+int64_t partial_elements(const LiveLists& s, int64_t scalar_bytes);
 
 // Tiles a band should have so that the source slab of one channel block stays in the first level cache.
-int64_t default_tiles_per_band(const ConvGeometry& geometry, const TilePlan& plan, int64_t max_pixels,
-                               int64_t block_channels, int64_t scalar_bytes);
+int64_t tiles_per_band(const ConvGeometry& geometry, const TilePlan& plan, int64_t max_pixels, int64_t block_channels,
+                       int64_t scalar_bytes);
 
 // First filter of part `part` of `parts`, parts having about equal work.
-int64_t balanced_filter(const ConvStructure& s, int64_t part, int64_t parts);
+int64_t balanced_filter(const LiveLists& s, int64_t part, int64_t parts);
 
-// Zeroes the halo of the planes [begin, end) of groups * C.
-template <class T>
-void zero_halo(const LanesShape& shape, T* data, int64_t begin, int64_t end);
-
-namespace portable {
-const ConvKernels<float>& conv_kernels(float);
-const ConvKernels<double>& conv_kernels(double);
-}  // namespace portable
-namespace avx2 {
-const ConvKernels<float>& conv_kernels(float);
-const ConvKernels<double>& conv_kernels(double);
-}  // namespace avx2
-namespace avx512 {
-const ConvKernels<float>& conv_kernels(float);
-const ConvKernels<double>& conv_kernels(double);
-}  // namespace avx512
+SNN_SPARSE_DECLARE_KERNELS(ConvKernels, conv_kernels)
 
 }  // namespace snn_sparse

@@ -2,18 +2,18 @@
 // instructions (contraction is off), so that a recomputed spike can never flip.
 #pragma once
 
-#include "simd.h"
+#include "common/simd.h"
+#include "neuron/types.h"
 
 namespace snn_sparse {
-namespace neuron {
 namespace SNN_SPARSE_ISA {
 
 // decay: the input decays with the potential; leak: only the potential decays; _div divides by tau, _mul multiplies by 1/tau.
 enum class Charge { decay_div, leak_div, decay_mul, leak_mul, integrate };
 
 inline Charge charge_kind(const Problem& q) {
-  if (q.neuron == NeuronKind::integrate) return Charge::integrate;
-  if (q.neuron == NeuronKind::parametric) return q.decay_input ? Charge::decay_mul : Charge::leak_mul;
+  if (q.neuron == NeuronKind::if_) return Charge::integrate;
+  if (q.neuron == NeuronKind::plif) return q.decay_input ? Charge::decay_mul : Charge::leak_mul;
   return q.decay_input ? Charge::decay_div : Charge::leak_div;
 }
 
@@ -47,14 +47,14 @@ struct Neuron {
         keep(q.hard_reset ? S(0) : S(1)),
         offset(q.hard_reset ? S(q.v_reset) : S(-q.v_threshold)),
         reset_gradient(q.detach_reset ? S(0) : S(1)),
-        alpha(q.surrogate == SurrogateKind::atan ? S(q.alpha / 2) : S(q.alpha)),
+        alpha(q.surrogate == Surrogate::atan ? S(q.alpha / 2) : S(q.alpha)),
         slope(surrogate_slope(q)),
         start(q.hard_reset ? S(q.v_reset) : S(0)) {}
 
   static S surrogate_slope(const Problem& q) {
     constexpr double half_pi = 1.57079632679489661923;
-    if (q.surrogate == SurrogateKind::atan) return S(half_pi * q.alpha);
-    if (q.surrogate == SurrogateKind::piecewise_quadratic) return S(q.alpha * q.alpha);
+    if (q.surrogate == Surrogate::atan) return S(half_pi * q.alpha);
+    if (q.surrogate == Surrogate::piecewise_quadratic) return S(q.alpha * q.alpha);
     return S(q.alpha);
   }
 };
@@ -110,21 +110,20 @@ inline Pack<S> exp_negative(const Pack<S>& argument) {
 }
 
 // ds/dh as a function of u = h - v_threshold.
-template <SurrogateKind G, class S>
+template <Surrogate G, class S>
 inline Pack<S> surrogate(const Pack<S>& u, const Neuron<S>& n) {
   const Pack<S> one(S(1)), zero(S(0));
-  if (G == SurrogateKind::atan) {
+  if (G == Surrogate::atan) {
     const Pack<S> z = n.slope * u;
     return n.alpha / (one + z * z);
   }
-  if (G == SurrogateKind::sigmoid) {  // alpha * sg * (1 - sg), written in exp(-|z|) so that nothing overflows
+  if (G == Surrogate::sigmoid) {  // alpha * sg * (1 - sg), written in exp(-|z|) so that nothing overflows
     const Pack<S> e = exp_negative(zero - absolute(n.slope * u));
     return n.alpha * e / ((one + e) * (one + e));
   }
-  if (G == SurrogateKind::piecewise_quadratic) return maximum(n.alpha - n.slope * absolute(u), zero);
+  if (G == Surrogate::piecewise_quadratic) return maximum(n.alpha - n.slope * absolute(u), zero);
   return n.alpha * maximum(one - absolute(u), zero);
 }
 
 }  // namespace SNN_SPARSE_ISA
-}  // namespace neuron
 }  // namespace snn_sparse

@@ -1,11 +1,10 @@
-// Cutting the work of a fused neuron into channel blocks and tiles. Nothing here depends on the number of threads, so
+// Cutting the work of the neuron into channel blocks and tiles. Nothing here depends on the number of threads, so
 // results do not either.
 #pragma once
 
-#include "neuron_types.h"
+#include "neuron/types.h"
 
 namespace snn_sparse {
-namespace neuron {
 
 constexpr int64_t kChannelsOfLine = 16;  // channels sharing a cache line (float32)
 constexpr int64_t kUnits = 32;           // units of work aimed at where blocks are few
@@ -56,5 +55,4 @@ inline Plan make_plan(const Problem& q, const Layout* layouts, int count, int64_
   return p;
 }
 
-}  // namespace neuron
 }  // namespace snn_sparse

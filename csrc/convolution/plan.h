@@ -12,10 +12,6 @@
 
 namespace snn_sparse {
 
-constexpr int64_t kMaxKernel = 7;
-constexpr int64_t kMaxStride = 8;
-constexpr int64_t kMaxPadding = 64;
-
 struct ConvGeometry {
   int64_t kernel_h = 1, kernel_w = 1, stride = 1, padding = 0;
   bool transposed = false;   // true: source is the output's gradient, destination the input's gradient
@@ -30,7 +26,7 @@ struct ConvGeometry {
 enum class Trim : int32_t { none = 0, first = 1, last = 2 };
 
 struct Segment {
-  int32_t tap_begin, tap_end;  // positions in the structure's tap order
+  int32_t tap_begin, tap_end;  // positions in the lists' tap order
   Trim trim;
 };
 
@@ -65,19 +61,19 @@ struct TilePlan {
   std::vector<Tile> tiles;
   std::vector<Segment> segments;
   std::vector<Band> bands;
-  std::vector<int64_t> tap_offset;    // source offset of each tap in the structure's order, in scalars
+  std::vector<int64_t> tap_offset;    // source offset of each tap in the lists' order, in scalars
   int64_t channel_stride = 0;         // scalars between the source's channels (of the packed box if used)
   PackedBox box;
 };
 
-// nullptr if the geometry can be computed, else what is wrong with it.
+// nullptr if the geometry (of a kernel, stride and padding in bounds) can be computed, else what is wrong with it.
 const char* geometry_problem(const ConvGeometry& geometry);
 
-// Tap order of a structure: positions -> ky * kernel_w + kx. Columns outermost (rows_outermost = false) makes each column
-// of taps contiguous, which suits maps without halo; rows outermost suits maps with a halo as wide as the padding.
+// Tap order of live weights: positions -> ky * kernel_w + kx. Columns outermost (rows_outermost = false) makes each column
+// of taps contiguous, which suits maps whose borders are skipped; rows outermost suits packed boxes.
 std::vector<int32_t> tap_order(int64_t kernel_h, int64_t kernel_w, int64_t stride, bool transposed, bool rows_outermost);
 
-// Splits every destination row into tiles of at most max_pixels pixels. `taps` is a structure's tap order. With `pack`, tiles
+// Splits every destination row into tiles of at most max_pixels pixels. `taps`: the lists' tap order. With `pack`, tiles
 // may read columns outside the map, which the packed box fills with zeros.
 TilePlan plan_tiles(const ConvGeometry& geometry, const int32_t* taps, int64_t max_pixels, bool pack);
 

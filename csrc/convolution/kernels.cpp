@@ -2,8 +2,8 @@
 // and -ffp-contract=fast (multiply-adds are meant here).
 #include <cstring>
 
-#include "conv_core.h"
-#include "conv_kernels.h"
+#include "convolution/core.h"
+#include "convolution/register_tiles.h"
 
 namespace snn_sparse {
 namespace SNN_SPARSE_ISA {
@@ -48,9 +48,9 @@ void pack_box(const ConvTask<T>& task, T* box, int64_t g, const Band& band, int6
   const PackedBox& b = task.plan->box;
   const int64_t pixel = s.pixel_stride(), width = (band.column_end - band.column_begin) * pixel;
   const size_t zero_bytes = static_cast<size_t>(band.zero_columns * pixel) * sizeof(T);
-  const int64_t first = task.structure->block_begin(block), last = task.structure->block_begin(block + 1);
+  const int64_t first = task.lists->block_begin(block), last = task.lists->block_begin(block + 1);
   for (int64_t channel = first; channel < last; ++channel) {
-    const T* in = task.source + s.offset(g, channel, band.row_begin, band.column_begin, 0);
+    const T* in = task.source + g * s.group_stride() + s.offset(channel, band.row_begin, band.column_begin);
     T* out = box + (channel - first) * b.channel_stride + b.zeros * pixel;
     for (int64_t row = band.row_begin; row < band.row_end; ++row, in += s.row_stride(), out += b.row_stride) {
       std::memcpy(out, in, static_cast<size_t>(width) * sizeof(T));
@@ -87,7 +87,7 @@ void run_band(const ConvTask<T>& task, TileRun<T> run, T* box, int64_t g, const 
 
 template <class T>
 TileRun<T> common_run(const ConvTask<T>& task) {
-  const ConvStructure& s = *task.structure;
+  const LiveLists& s = *task.lists;
   TileRun<T> run{};
   run.segments = task.plan->segments.data();
   run.taps = s.tap_count;
@@ -100,7 +100,7 @@ TileRun<T> common_run(const ConvTask<T>& task) {
 
 template <class T>
 void forward(const ConvTask<T>& task, T* box, int64_t unit_begin, int64_t unit_end) {
-  const ConvStructure& s = *task.structure;
+  const LiveLists& s = *task.lists;
   const int64_t bands = task.bands(), parts = task.filter_parts;
   TileRun<T> run = common_run(task);
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
@@ -127,7 +127,7 @@ T add_lanes(const T* p, int64_t lanes) {
 
 // Adds up and writes the gradients of one filter's live weights of one block.
 template <class T>
-void write_gradients(const ConvStructure& s, const WeightGradientOutput<T>& out, const T* partial, int64_t base,
+void write_gradients(const LiveLists& s, const WeightGradientOutput<T>& out, const T* partial, int64_t base,
                      int64_t lanes, int64_t filter, int64_t block) {
   const int32_t* pointers = s.pointers + s.segment(filter, block);
   for (int64_t tap = 0; tap < s.tap_count; ++tap) {
@@ -139,7 +139,7 @@ void write_gradients(const ConvStructure& s, const WeightGradientOutput<T>& out,
 }
 
 // End of the largest chunk of filters from `begin` whose partial sums fit (at least one filter).
-int64_t chunk_end(const ConvStructure& s, int64_t block, int64_t begin, int64_t limit) {
+int64_t chunk_end(const LiveLists& s, int64_t block, int64_t begin, int64_t limit) {
   const int32_t* pointers = s.pointers + s.segment(0, block);
   int64_t end = begin + 1;
   while (end < limit && pointers[(end + 1) * s.tap_count] - pointers[begin * s.tap_count] <= kChunkLive) ++end;
@@ -154,10 +154,10 @@ struct Chunk {
   T* partial;       // block after block
   T* bias_partial;  // a register a filter, or null
 
-  int64_t live(const ConvStructure& s, int64_t block) const {
+  int64_t live(const LiveLists& s, int64_t block) const {
     return s.pointers[s.segment(filter_end - 1, block) + s.tap_count] - s.pointers[s.segment(filter_begin, block)];
   }
-  int64_t live(const ConvStructure& s) const {
+  int64_t live(const LiveLists& s) const {
     int64_t sum = 0;
     for (int64_t block = block_begin; block < block_end; ++block) sum += live(s, block);
     return sum;
@@ -167,7 +167,7 @@ struct Chunk {
 // Partial sums of one chunk over all groups and tiles, in an order that does not depend on the threads.
 template <class T>
 void correlate_chunk(const ConvTask<T>& task, TileRun<T> run, T* box, const Chunk<T>& chunk) {
-  const ConvStructure& s = *task.structure;
+  const LiveLists& s = *task.lists;
   run.filter_begin = chunk.filter_begin;
   run.filter_end = chunk.filter_end;
   for (int64_t g = 0; g < task.geometry->source.groups(); ++g) {
@@ -188,7 +188,7 @@ void correlate_chunk(const ConvTask<T>& task, TileRun<T> run, T* box, const Chun
 template <class T>
 void compute_chunk(const ConvTask<T>& task, const TileRun<T>& run, const WeightGradientOutput<T>& out, T* box,
                    const Chunk<T>& chunk) {
-  const ConvStructure& s = *task.structure;
+  const LiveLists& s = *task.lists;
   const int64_t registers = chunk.live(s) + (chunk.bias_partial ? chunk.filter_end - chunk.filter_begin : 0);
   std::memset(chunk.partial, 0, static_cast<size_t>(registers * chunk.lanes) * sizeof(T));
   correlate_chunk(task, run, box, chunk);
@@ -208,7 +208,7 @@ template <class T>
 void weight_gradient(const ConvTask<T>& task, const WeightGradientOutput<T>& out, T* box, T* partial,
                      int64_t filter_begin, int64_t filter_end) {
   if (filter_begin >= filter_end) return;
-  const ConvStructure& s = *task.structure;
+  const LiveLists& s = *task.lists;
   const TileRun<T> run = common_run(task);
   const int64_t lanes = pixel_registers<T>(task.geometry->source.V).bytes / static_cast<int64_t>(sizeof(T));
   Chunk<T> chunk{0, s.blocks, filter_begin, filter_end, lanes, partial, nullptr};
@@ -225,17 +225,13 @@ void weight_gradient(const ConvTask<T>& task, const WeightGradientOutput<T>& out
   }
 }
 
+template <class T>
+constexpr ConvKernels<T> kKernels{tile_pixels<T>, forward<T>, weight_gradient<T>};
+
 }  // namespace
 
-const ConvKernels<float>& conv_kernels(float) {
-  static const ConvKernels<float> kernels = {tile_pixels<float>, forward<float>, weight_gradient<float>};
-  return kernels;
-}
-
-const ConvKernels<double>& conv_kernels(double) {
-  static const ConvKernels<double> kernels = {tile_pixels<double>, forward<double>, weight_gradient<double>};
-  return kernels;
-}
+const ConvKernels<float>& conv_kernels(float) { return kKernels<float>; }
+const ConvKernels<double>& conv_kernels(double) { return kKernels<double>; }
 
 }  // namespace SNN_SPARSE_ISA
 }  // namespace snn_sparse

@@ -1,12 +1,12 @@
-// Forward pass of one block of channels: statistics, then batch norm + residual + neuron + pooling tile by tile, the
-// membrane potential staying in scratch memory.
+// Forward pass of one block of channels: batch statistics where asked for, then batch norm + residual + neuron + pooling
+// tile by tile, the membrane potential staying in scratch memory.
 #pragma once
 
-#include "batch_norm.h"
-#include "spike_pool.h"
+#include "neuron/batch_norm.h"
+#include "neuron/moments.h"
+#include "neuron/spike_pool.h"
 
 namespace snn_sparse {
-namespace neuron {
 namespace SNN_SPARSE_ISA {
 
 template <class S>
@@ -62,19 +62,6 @@ StepFunction<S> step_function(Charge k, bool residual) {
 }
 
 template <class S>
-inline Port<S> make_port(S* base, const Layout& layout, const Problem& q, const Plan& plan, int64_t steps, bool pooled,
-                         Arena& arena, bool keep_steps = false) {
-  Port<S> port;
-  if (!base) return port;
-  const int64_t H = pooled ? q.H / 2 : q.H, W = pooled ? q.W / 2 : q.W;
-  port.view = View<S>(base, layout, q.B, q.C, H, W, steps, plan.samples);
-  port.channel_step = plan.tile_scalars;
-  port.slot_step = keep_steps ? plan.channel_block * plan.tile_scalars : 0;
-  port.scratch = arena.take<S>(plan.channel_block * plan.tile_scalars * (keep_steps ? steps : 1));
-  return port;
-}
-
-template <class S>
 inline Port<S> input_port(const Branch<S>& b, const Problem& q, const Plan& plan, Arena& arena, bool keep_steps) {
   return make_port(const_cast<S*>(b.x), b.layout, q, plan, b.steps, false, arena, keep_steps);
 }
@@ -110,38 +97,44 @@ class Forward {
         norm_residual_(arena_.take<Affine<S>>(plan_.channel_block * q_.T)),
         step_(step_function<true, S>(charge_kind(q_), bool(residual_))) {}
 
+  // One unit of a phase.
   void run(Phase phase, int64_t unit) {
     switch (phase) {
-      case Phase::statistics: return statistics(unit / q_.T, unit % q_.T);
-      case Phase::finish: return finish(unit);
-      case Phase::tiles: return tiles(unit / plan_.parts, unit % plan_.parts);
+      case Phase::all:
+        enter(unit);
+        for (int64_t t = 0; t < q_.T; ++t) statistics(t);
+        finish();
+        return tiles(0);
+      case Phase::statistics:
+        enter(unit / q_.T);
+        return statistics(unit % q_.T);
+      case Phase::finish:
+        enter(unit);
+        return finish();
       default:
-        for (int64_t t = 0; t < q_.T; ++t) statistics(unit, t);
-        finish(unit);
-        tiles(unit, 0);
+        enter(unit / plan_.parts);
+        tiles(unit % plan_.parts);
     }
   }
 
  private:
-  void select(int64_t block) {
+  void enter(int64_t block) {
     c0_ = block * plan_.channel_block;
     channels_ = smaller(plan_.channel_block, q_.C - c0_);
   }
 
-  void statistics(int64_t block, int64_t t) {
-    select(block);
-    step_moments(q_, plan_, a_.main, y_, t, c0_, channels_, a_.moments);
-    if (residual_) step_moments(q_, plan_, a_.shortcut, residual_, t, c0_, channels_, a_.moments + q_.T * q_.C);
+  void statistics(int64_t t) {
+    step_moments(q_, plan_, a_.main, y_, t, c0_, channels_);
+    step_moments(q_, plan_, a_.shortcut, residual_, t, c0_, channels_);
   }
 
-  void finish(int64_t block) {
-    select(block);
-    finish_statistics(q_, a_.main, c0_, channels_, a_.moments);
-    if (residual_) finish_statistics(q_, a_.shortcut, c0_, channels_, a_.moments + q_.T * q_.C);
+  void finish() {
+    finish_statistics(q_, a_.main, c0_, channels_);
+    finish_statistics(q_, a_.shortcut, c0_, channels_);
   }
 
-  void tiles(int64_t block, int64_t part) {
-    select(block);
+  // One part of the tiles of a block of channels.
+  void tiles(int64_t part) {
     affine_table(q_, a_.main, c0_, channels_, norm_);
     if (residual_) affine_table(q_, a_.shortcut, c0_, channels_, norm_residual_);
     for (int64_t c = c0_; part == 0 && c < c0_ + channels_; ++c) {
@@ -201,5 +194,4 @@ class Forward {
 };
 
 }  // namespace SNN_SPARSE_ISA
-}  // namespace neuron
 }  // namespace snn_sparse

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "common/ops_common.h"
+#include "common/checks.h"
 
 namespace snn_sparse {
 
@@ -32,7 +32,7 @@ class Scratch {
 // Runs f(scratch, begin, end) over [0, units) on `threads` threads that take the next `chunk` units when they are done: a
 // thread that another process slows down then holds up no other. Results do not depend on who takes what.
 template <class T, class F>
-void share_units(int64_t threads, int64_t units, int64_t chunk, int64_t box, int64_t partial, const F& f) {
+void share_units(const Checks& check, int64_t threads, int64_t units, int64_t chunk, int64_t box, int64_t partial, const F& f) {
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
@@ -41,7 +41,7 @@ void share_units(int64_t threads, int64_t units, int64_t chunk, int64_t box, int
     for (int64_t begin = next.fetch_add(chunk); begin < units; begin = next.fetch_add(chunk))
       f(scratch, begin, std::min(units, begin + chunk));
   });
-  STD_TORCH_CHECK(!failed, "out of memory in a sparse convolution");
+  check(!failed, "out of memory");
 }
 
 }  // namespace snn_sparse

@@ -1,7 +1,7 @@
-// Binding: reading and writing the live entries of a dense weight.
+// Reading and writing the live entries of a dense weight.
 #include <atomic>
 
-#include "common/ops_common.h"
+#include "common/checks.h"
 
 namespace snn_sparse {
 namespace {
@@ -10,16 +10,13 @@ constexpr int64_t kGrain = 16 * 1024;  // entries a thread should have at least
 
 // Calls copy(dense entry, values entry) for every live entry, on all threads.
 template <class F>
-void for_live(const Tensor& dense, const Tensor& index, const Tensor& values, F&& copy) {
-  check_floating(dense, "dense");
-  check_like(values, dense, "values");
-  check_cpu(index, "index");
-  STD_TORCH_CHECK(index.scalar_type() == ScalarType::Int, "index must be int32");
-  STD_TORCH_CHECK(dense.is_contiguous(), "dense must be contiguous");
-  check_contiguous(index, 1, "index");
-  check_contiguous(values, 1, "values");
+void for_live(const Checks& check, const Tensor& dense, const Tensor& index, const Tensor& values, F&& copy) {
+  check.floating(dense, "dense");
+  check(dense.is_contiguous(), "dense must be contiguous");
+  check.contiguous(index, ScalarType::Int, 1, "index");
+  check.contiguous(values, dense.scalar_type(), 1, "values");
   const int64_t live = index.numel(), elements = dense.numel();
-  STD_TORCH_CHECK(values.numel() == live, "values must be as many as index");
+  check(values.numel() == live, "values must be as many as index");
   const int32_t* places = data<int32_t>(index);
   std::atomic<bool> inside{true};
   dispatch_floating(dense, [&](auto zero) {
@@ -35,7 +32,7 @@ void for_live(const Tensor& dense, const Tensor& index, const Tensor& values, F&
       }
     });
   });
-  STD_TORCH_CHECK(inside, "index is out of range");
+  check(inside, "index is out of range");
 }
 
 // scatter_live_(Tensor(a!) dense, Tensor index, Tensor values) -> ()
@@ -43,14 +40,15 @@ void for_live(const Tensor& dense, const Tensor& index, const Tensor& values, F&
 //   index   int32 [live], places in dense, none twice
 //   values  [live]
 void scatter_live_(const Tensor& dense, const Tensor& index, const Tensor& values) {
-  for_live(dense, index, values, [](auto& entry, auto value) { entry = value; });
+  for_live(Checks("scatter_live_"), dense, index, values, [](auto& entry, auto value) { entry = value; });
 }
 
 // gather_live(Tensor dense, Tensor index) -> Tensor; arguments and result as above
 Tensor gather_live(const Tensor& dense, const Tensor& index) {
-  check_floating(dense, "dense");
+  const Checks check("gather_live");
+  check.floating(dense, "dense");
   const Tensor values = torch::stable::new_empty(dense, {index.numel()});
-  for_live(dense, index, values, [](auto entry, auto& value) { value = entry; });
+  for_live(check, dense, index, values, [](auto entry, auto& value) { value = entry; });
   return values;
 }
 

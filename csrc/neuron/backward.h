@@ -2,10 +2,9 @@
 // writing dx (gradient of the normalised input) and summing what batch norm needs; a second pass finishes grad_y.
 #pragma once
 
-#include "reverse_step.h"
+#include "neuron/reverse_step.h"
 
 namespace snn_sparse {
-namespace neuron {
 namespace SNN_SPARSE_ISA {
 
 template <class S>
@@ -160,11 +159,11 @@ class Backward {
     a.grad_y = grad_y_ ? grad_y_.at(step_of_input(t), s, c0_, c, line) : none();
     a.grad_residual = grad_residual_ ? grad_residual_.at(t, s, c0_, c, line) : none();
     // With batch statistics the second pass scales; with fixed ones dx only has to be scaled.
-    a.scale_y = main.training ? S(1) : a.norm.scale;
-    a.scale_residual = shortcut.training ? S(1) : a.norm_residual.scale;
+    a.scale_y = main.uses_batch() ? S(1) : a.norm.scale;
+    a.scale_residual = shortcut.uses_batch() ? S(1) : a.norm_residual.scale;
     a.accumulate_y = main.steps == 1 && t < q_.T - 1;
-    a.sums = main.mode == NormMode::none ? nullptr : sums_at(false, c0_ + c, t);
-    a.sums_residual = !residual_ || shortcut.mode == NormMode::none ? nullptr : sums_at(true, c0_ + c, t);
+    a.sums = main.norm == Norm::none ? nullptr : sums_at(false, c0_ + c, t);
+    a.sums_residual = !residual_ || shortcut.norm == Norm::none ? nullptr : sums_at(true, c0_ + c, t);
     a.grad_decay = a_.grad_decay ? a_.grad_decay + part_ * q_.C + c0_ + c : nullptr;
     a.mask = mask;
     a.neuron = &neuron_;
@@ -186,5 +185,4 @@ class Backward {
 };
 
 }  // namespace SNN_SPARSE_ISA
-}  // namespace neuron
 }  // namespace snn_sparse

@@ -1,6 +1,7 @@
 // Conversion between strided [T, B, C, H, W] and the lanes layout: torch-free interface of the instruction set builds.
 #pragma once
 
+#include "common/dispatch.h"
 #include "common/lanes.h"
 
 namespace snn_sparse {
@@ -12,20 +13,12 @@ struct Strides5 {
 
 template <class T>
 struct ConvertKernels {
-  // Planes [begin, end) of groups * C, halo and padding written as zeros.
+  // Planes [begin, end) of groups * C, padding written as zeros.
   void (*to_lanes)(const LanesShape&, const T* in, Strides5, T* lanes, int64_t begin, int64_t end);
   // Planes [begin, end) of groups * C into a tensor of the given strides; padding is not read.
   void (*from_lanes)(const LanesShape&, const T* lanes, T* out, Strides5, int64_t begin, int64_t end);
 };
 
-#define SNN_SPARSE_DECLARE(isa)                     \
-  namespace isa {                                   \
-  const ConvertKernels<float>& convert_kernels(float);   \
-  const ConvertKernels<double>& convert_kernels(double); \
-  }
-SNN_SPARSE_DECLARE(portable)
-SNN_SPARSE_DECLARE(avx2)
-SNN_SPARSE_DECLARE(avx512)
-#undef SNN_SPARSE_DECLARE
+SNN_SPARSE_DECLARE_KERNELS(ConvertKernels, convert_kernels)
 
 }  // namespace snn_sparse

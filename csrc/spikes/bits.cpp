@@ -1,7 +1,7 @@
-// Binding: spikes in lanes as one bit each, for what waits for the backward pass.
+// Spikes as one bit each, for what waits for the backward pass.
 #include <cstring>
 
-#include "common/ops_common.h"
+#include "common/checks.h"
 
 namespace snn_sparse {
 namespace {
@@ -18,13 +18,14 @@ struct ByteTable {
   }
 };
 
-// pack_lanes(Tensor x) -> Tensor
+// pack_bits(Tensor x) -> Tensor
 //   x        contiguous, a multiple of 8 zeros and ones in the last dimension
 //   returns  uint8, an eighth of that dimension; bit i of a byte is lane i
-Tensor pack_lanes(const Tensor& x) {
-  check_floating(x, "x");
-  STD_TORCH_CHECK(x.is_contiguous() && x.dim() >= 1 && x.size(-1) % kLanes == 0, "x must be contiguous lanes");
-  std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end());
+Tensor pack_bits(const Tensor& x) {
+  const Checks check("pack_bits");
+  check.floating(x, "x");
+  check(x.is_contiguous() && x.dim() >= 1 && x.size(-1) % kLanes == 0, "x must be contiguous lanes");
+  Sizes sizes(x.sizes().begin(), x.sizes().end());
   sizes.back() /= kLanes;
   const Tensor bits = torch::stable::new_empty(x, sizes, ScalarType::Byte);
   uint8_t* out = data<uint8_t>(bits);
@@ -42,13 +43,13 @@ Tensor pack_lanes(const Tensor& x) {
   return bits;
 }
 
-// unpack_lanes(Tensor bits, Tensor like) -> Tensor, of the dtype of like
-Tensor unpack_lanes(const Tensor& bits, const Tensor& like) {
-  check_cpu(bits, "bits");
-  check_floating(like, "like");
-  STD_TORCH_CHECK(bits.scalar_type() == ScalarType::Byte && bits.is_contiguous() && bits.dim() >= 1,
-                  "bits must be contiguous uint8");
-  std::vector<int64_t> sizes(bits.sizes().begin(), bits.sizes().end());
+// unpack_bits(Tensor bits, Tensor like) -> Tensor, of the dtype of like
+Tensor unpack_bits(const Tensor& bits, const Tensor& like) {
+  const Checks check("unpack_bits");
+  check.dtype(bits, ScalarType::Byte, "bits");
+  check.floating(like, "like");
+  check(bits.is_contiguous() && bits.dim() >= 1, "bits must be contiguous");
+  Sizes sizes(bits.sizes().begin(), bits.sizes().end());
   sizes.back() *= kLanes;
   const Tensor x = torch::stable::new_empty(like, sizes);
   const uint8_t* in = data<uint8_t>(bits);
@@ -67,11 +68,11 @@ Tensor unpack_lanes(const Tensor& bits, const Tensor& like) {
 }  // namespace snn_sparse
 
 STABLE_TORCH_LIBRARY_FRAGMENT(snn_sparse, m) {
-  m.def("pack_lanes(Tensor x) -> Tensor");
-  m.def("unpack_lanes(Tensor bits, Tensor like) -> Tensor");
+  m.def("pack_bits(Tensor x) -> Tensor");
+  m.def("unpack_bits(Tensor bits, Tensor like) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(snn_sparse, CPU, m) {
-  m.impl("pack_lanes", TORCH_BOX(&snn_sparse::pack_lanes));
-  m.impl("unpack_lanes", TORCH_BOX(&snn_sparse::unpack_lanes));
+  m.impl("pack_bits", TORCH_BOX(&snn_sparse::pack_bits));
+  m.impl("unpack_bits", TORCH_BOX(&snn_sparse::unpack_bits));
 }

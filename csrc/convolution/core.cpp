@@ -1,13 +1,12 @@
 // What of the sparse convolution does not depend on the instruction set.
-#include "conv_core.h"
+#include "convolution/core.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace snn_sparse {
 
 template <class T>
-bool gather_weights(const ConvStructure& s, const TilePlan& plan, WeightStrides strides, const T* weight,
+bool gather_weights(const LiveLists& s, const TilePlan& plan, WeightStrides strides, const T* weight,
                     int32_t* offsets, T* values, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const int32_t* pointers = s.pointers + row * s.tap_count;
@@ -30,15 +29,15 @@ bool gather_weights(const ConvStructure& s, const TilePlan& plan, WeightStrides 
   return true;
 }
 
-int64_t partial_elements(const ConvStructure& s, int64_t scalar_bytes) {
+int64_t partial_elements(const LiveLists& s, int64_t scalar_bytes) {
   int64_t most = kAllBlocksLive;
   for (int64_t row = 0; row < s.blocks * s.filters; ++row)
     most = std::max<int64_t>(most, s.pointers[(row + 1) * s.tap_count] - s.pointers[row * s.tap_count]);
   return (most + s.filters) * 64 / scalar_bytes;
 }
 
-int64_t default_tiles_per_band(const ConvGeometry& g, const TilePlan& plan, int64_t max_pixels, int64_t block_channels,
-                               int64_t scalar_bytes) {
+int64_t tiles_per_band(const ConvGeometry& g, const TilePlan& plan, int64_t max_pixels, int64_t block_channels,
+                       int64_t scalar_bytes) {
   const int64_t budget = 20 * 1024;
   const int64_t step = g.source_step();
   const int64_t pixel = block_channels * g.source.pixel_stride() * scalar_bytes;
@@ -56,7 +55,7 @@ int64_t default_tiles_per_band(const ConvGeometry& g, const TilePlan& plan, int6
   return best;
 }
 
-int64_t balanced_filter(const ConvStructure& s, int64_t part, int64_t parts) {
+int64_t balanced_filter(const LiveLists& s, int64_t part, int64_t parts) {
   const int64_t fixed = 8;  // an empty filter costs about as much as this many live weights
   const int64_t total = s.live + fixed * s.filters;
   const int64_t target = total / parts * part + total % parts * part / parts;
@@ -69,27 +68,9 @@ int64_t balanced_filter(const ConvStructure& s, int64_t part, int64_t parts) {
   return part >= parts ? s.filters : filter;
 }
 
-template <class T>
-void zero_halo(const LanesShape& shape, T* data, int64_t begin, int64_t end) {
-  const size_t row = static_cast<size_t>(shape.row_stride()) * sizeof(T);
-  const size_t side = static_cast<size_t>(shape.halo * shape.pixel_stride()) * sizeof(T);
-  for (int64_t plane = begin; plane < end; ++plane) {
-    char* p = reinterpret_cast<char*>(data + plane * shape.channel_stride());
-    for (int64_t y = 0; y < shape.padded_h(); ++y, p += row) {
-      if (y < shape.halo || y >= shape.halo + shape.H) {
-        std::memset(p, 0, row);
-      } else {
-        std::memset(p, 0, side);
-        std::memset(p + row - side, 0, side);
-      }
-    }
-  }
-}
-
-#define SNN_SPARSE_INSTANTIATE(T)                                                                              \
-  template bool gather_weights<T>(const ConvStructure&, const TilePlan&, WeightStrides, const T*, int32_t*, T*, int64_t,     \
-                                  int64_t);                                                                    \
-  template void zero_halo<T>(const LanesShape&, T*, int64_t, int64_t);
+#define SNN_SPARSE_INSTANTIATE(T)                                                                                 \
+  template bool gather_weights<T>(const LiveLists&, const TilePlan&, WeightStrides, const T*, int32_t*, T*, int64_t, \
+                                  int64_t);
 SNN_SPARSE_INSTANTIATE(float)
 SNN_SPARSE_INSTANTIATE(double)
 

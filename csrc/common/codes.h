@@ -1,0 +1,21 @@
+// The integer codes and limits that Python knows too; one definition a line, which a test of the package reads.
+#pragma once
+
+namespace snn_sparse {
+
+enum class NeuronKind : int { lif = 0, plif = 1, if_ = 2 };
+enum class Surrogate : int { atan = 0, sigmoid = 1, piecewise_quadratic = 2, triangle = 3 };
+enum class Norm : int { none = 0, per_step = 1, pooled = 2, frozen = 3 };
+
+// Memory formats of a sequence [T, N, C, H, W]; lanes with V vectors side by side: kFormatLanes + V.
+constexpr int kFormatNchw = 0;
+constexpr int kFormatNhwc = 1;
+constexpr int kFormatLanes = 1;
+
+constexpr int kLanes = 8;       // samples in a vector
+constexpr int kMaxVectors = 8;  // vectors side by side
+constexpr int kMaxKernel = 7;
+constexpr int kMaxStride = 8;
+constexpr int kMaxPadding = 64;
+
+}  // namespace snn_sparse
