@@ -1,29 +1,28 @@
-"""What an operator is: plain-PyTorch definitions, shape rules and errors. Imports kernels, nothing above."""
+"""Operators: what they are and what computes them, one room each; ``backend.py`` says what runs where."""
 
-from snn_sparse.ops.batch_norm import BatchNormStatistics, batch_norm_sequence, check_statistics
-from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
+from snn_sparse.ops.backend import backend_report
+from snn_sparse.ops.convolution import convolution
 from snn_sparse.ops.loss import predict, temporal_cross_entropy
-from snn_sparse.ops.neuron import Firing, integrate_and_fire, lif, parametric_lif
-from snn_sparse.ops.neuron_sequence import neuron_sequence
-from snn_sparse.ops.packed_conv import packed_conv2d
-from snn_sparse.ops.spike_bits import Packed, unpack_spikes
-from snn_sparse.ops.surrogate import (
+from snn_sparse.ops.neuron import (
     SURROGATES,
     ATan,
+    Norm,
     PiecewiseQuadratic,
     Sigmoid,
     Surrogate,
     Triangle,
     as_surrogate,
+    batch_norm_sequence,
+    neuron_sequence,
+    plain_neuron,
+    plain_stage,
     surrogate_config,
 )
+from snn_sparse.ops.spikes import Packed, unpack_spikes
 
 __all__ = [
     "SURROGATES",
     "ATan",
-    "BatchNormStatistics",
-    "Firing",
-    "NeuronSpec",
     "Norm",
     "Packed",
     "PiecewiseQuadratic",
@@ -31,13 +30,12 @@ __all__ = [
     "Surrogate",
     "Triangle",
     "as_surrogate",
+    "backend_report",
     "batch_norm_sequence",
-    "check_statistics",
-    "integrate_and_fire",
-    "lif",
+    "convolution",
     "neuron_sequence",
-    "packed_conv2d",
-    "parametric_lif",
+    "plain_neuron",
+    "plain_stage",
     "predict",
     "surrogate_config",
     "temporal_cross_entropy",

@@ -2,7 +2,7 @@
 
 import torch
 
-from snn_sparse.ops.library import usable
+from snn_sparse.ops.backend import implementation
 
 
 def live_index(mask: torch.Tensor) -> torch.Tensor:
@@ -14,14 +14,14 @@ def live_index(mask: torch.Tensor) -> torch.Tensor:
 
 def gather_live(dense: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """``dense[index]``, a copy ``[live]``; ``dense`` is one-dimensional and contiguous, ``index`` from above."""
-    if index.dtype == torch.int32 and usable(dense):
+    if index.dtype == torch.int32 and implementation("live", dense) == "cpp":
         return torch.ops.snn_sparse.gather_live(dense, index)
     return dense.index_select(0, index)
 
 
 def scatter_live(dense: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> None:
     """``dense[index] = values``, in place; ``dense`` is one-dimensional and contiguous, ``index`` from above."""
-    if index.dtype == torch.int32 and usable(dense, values):
+    if index.dtype == torch.int32 and implementation("live", dense, values) == "cpp":
         torch.ops.snn_sparse.scatter_live_(dense, index, values)
     else:
         dense.scatter_(0, index.long(), values)

@@ -1,1 +1,0 @@
-"""Triton kernels of the fused neuron. This package needs Triton only once one of its modules is imported."""

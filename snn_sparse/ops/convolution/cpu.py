@@ -1,0 +1,125 @@
+"""The convolution on a CPU: dense by torch, or at the live weights of a mask in the lanes memory format."""
+
+import torch
+import torch.nn.functional as F
+
+from snn_sparse.ops.backend import implementation, need_library
+from snn_sparse.ops.convolution.configuration import LayerConfiguration, LiveConfiguration, live_of
+from snn_sparse.ops.spikes import is_channels_last
+from snn_sparse.specs import LANES, MAX_KERNEL, MAX_PADDING, MAX_STRIDE
+
+Tensor = torch.Tensor
+
+
+def packs(x: Tensor) -> bool:
+    """Whether spikes ``x`` can be kept for backward at one bit each: dense in memory, whole bytes of them."""
+    dense = x.is_contiguous() or is_channels_last(x)
+    return x.numel() % LANES == 0 and dense and implementation("convolution", x) == "cpp"
+
+
+def live_configuration(keep: Tensor, stride: int, padding: int, configuration: LiveConfiguration) -> LayerConfiguration:
+    """List where the live weights of a mask are, for all directions.
+
+    Args:
+        keep: bool ``[Cout, Cin, kh, kw]`` on the CPU; kh and kw at most 7.
+        stride: of the convolution, 1 to 8.
+        padding: of the convolution, 0 to 64.
+        configuration: how the kernels walk.
+
+    Raises:
+        TypeError: ``keep`` is no bool tensor on the CPU, or a number no int. ValueError: out of those bounds; named.
+        RuntimeError: the C++ operators are not there.
+    """
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.device.type != "cpu":
+        got = f"{keep.dtype} on {keep.device}" if isinstance(keep, Tensor) else type(keep).__name__
+        raise TypeError(f"keep must be a bool tensor on the CPU, got {got}")
+    if keep.dim() != 4 or keep.numel() == 0 or max(keep.shape[2:]) > MAX_KERNEL:
+        most = f"kernels of at most {MAX_KERNEL}x{MAX_KERNEL}"
+        raise ValueError(f"keep must be [Cout, Cin, kh, kw], not empty, {most}, got {list(keep.shape)}")
+    for name, value, low, high in (("stride", stride, 1, MAX_STRIDE), ("padding", padding, 0, MAX_PADDING)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be in {low}..{high}, got {value}")
+    need_library()
+    keep, c = keep.contiguous(), configuration
+    lists = (
+        torch.ops.snn_sparse.live_index_lists(keep, stride, c.channel_block, transposed, c.rows_outermost)
+        for transposed in (False, True)
+    )
+    return LayerConfiguration.of_live(keep, c, *lists)
+
+
+def forward(
+    x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: int, padding: int,
+    keep: Tensor | None, lists: Tensor | None, numbers: list[int], adds_bias: bool, binary: bool, statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Output, nothing (no parts of statistics), and the bits of ``x``, if ``binary``, or the weight in ``dtype``."""
+    none, bias = weight.new_empty(0, dtype=torch.float32), bias if adds_bias else None
+    live = live_of(lists, numbers)
+    if live is None:
+        lines = x.permute(0, 1, 3, 4, 2) if is_channels_last(x) else x  # as they lie in memory
+        low = weight.to(dtype)
+        saved = weight.new_empty(0) if low is weight else low  # outputs may not be inputs
+        saved = torch.ops.snn_sparse.pack_bits(lines.reshape(-1)) if binary else saved
+        bias = None if bias is None else bias.to(dtype)
+        y = F.conv2d(x.to(dtype).flatten(0, 1), low, bias, stride, padding)
+        return y.unflatten(0, x.shape[:2]), none, saved
+    (c, found), x = live, x.contiguous()
+    y = torch.ops.snn_sparse.live_convolution(
+        x, weight.contiguous(), bias if bias is None else bias.contiguous(), *found[:3], stride, padding, c.pack
+    )
+    return y, none, torch.ops.snn_sparse.pack_bits(x) if binary else weight.new_empty(0)
+
+
+def backward(
+    grad: Tensor, x: Tensor | None, bits: Tensor | None, weight: Tensor, saved: Tensor, shape: list[int],
+    channels_last: bool, stride: int, padding: int, keep: Tensor | None, lists: Tensor | None, numbers: list[int],
+    adds_bias: bool, needs: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of input, weight and bias (``needs`` 1, 2, 4), empty where not needed; the weight's is masked."""
+    live = live_of(lists, numbers)
+    if x is None:
+        flat = torch.ops.snn_sparse.unpack_bits(saved, weight)
+        x = flat.view(shape)
+        if channels_last:
+            t, n, c, h, w = shape
+            x = flat.view(t, n, h, w, c).permute(0, 1, 4, 2, 3)
+    if live is None:
+        low = saved if saved.dtype == grad.dtype != weight.dtype else weight.to(grad.dtype)
+        given = grad, x.to(grad.dtype), low, stride, padding, keep, adds_bias, needs
+        grad_x, grad_weight, grad_bias = _dense_gradients(*given)
+        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+    configuration, found = live
+    grad, weight, x = grad.contiguous(), weight.contiguous(), x.contiguous()
+    grad_x = grad_weight = grad_bias = weight.new_empty(0)
+    if needs & 1:
+        grad_x = torch.ops.snn_sparse.live_convolution_grad_input(
+            grad, weight, *found[3:], shape[2], shape[3], stride, padding, configuration.pack
+        )
+    if needs & 6:
+        zeros, with_bias = torch.zeros_like(weight), bool(needs & 4) and adds_bias
+        given = torch.ops.snn_sparse.live_convolution_grad_weight(
+            x, grad, *found[:3], zeros, stride, padding, with_bias, configuration.pack
+        )
+        grad_weight = zeros if needs & 2 else grad_weight
+        grad_bias = given if with_bias else weight.new_zeros(weight.shape[0]) if needs & 4 else grad_bias
+    return grad_x, grad_weight, grad_bias
+
+
+def _dense_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, keep: Tensor | None, adds_bias: bool, needs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    with_bias = bool(needs & 4) and adds_bias
+    wanted = [bool(needs & 1), bool(needs & 2), with_bias]
+    found = torch.ops.aten.convolution_backward(
+        grad.flatten(0, 1), x.flatten(0, 1), weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0],
+        1, wanted,
+    )  # fmt: skip
+    none = weight.new_empty(0)
+    grad_x = found[0].unflatten(0, x.shape[:2]) if wanted[0] else none
+    grad_weight = found[1] if wanted[1] else none
+    if wanted[1] and keep is not None:
+        grad_weight = grad_weight.masked_fill_(~keep, 0)
+    grad_bias = found[2] if with_bias else weight.new_zeros(len(weight)) if needs & 4 else none
+    return grad_x, grad_weight, grad_bias

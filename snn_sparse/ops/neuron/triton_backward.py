@@ -1,0 +1,239 @@
+"""Backward pass of the fused neuron: the potentials are recomputed from y and stay in registers.
+
+More than 8 timesteps are cut into segments: the potentials at their starts are recomputed first, then those of the
+steps of each segment, from the last one back. With batch statistics it takes two passes over y and the gradient: the
+first sums dx and dx * (y - mean) for each channel, the second writes the gradients, which need these sums. Without
+them one pass does both.
+"""
+# mypy: allow-untyped-defs
+# Arguments of kernels have no Python types.
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from snn_sparse.ops.neuron.call import Settings, Tensors
+from snn_sparse.ops.neuron.triton_branch import NONE, PER_STEP, hold, load_tile_or
+from snn_sparse.ops.neuron.triton_inputs import Inputs, is_batch
+from snn_sparse.ops.neuron.triton_math import decay_rate, reset
+from snn_sparse.ops.neuron.triton_reverse import choose, put, reverse_step, segment, store_gradient, store_sums, zeros
+from snn_sparse.ops.neuron.triton_sums import NormGradients, finish_sums
+from snn_sparse.ops.spikes import empty, ordered
+from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
+from snn_sparse.ops.triton_launch import launch
+
+_WARPS = 4
+_MAX_REGISTERS = 255  # of a thread, on every GPU
+# Float32 values that a thread keeps for all steps; above it, registers run out or too few threads fit on the GPU.
+_MANY_KEPT = 40
+_VALUES_KEPT = {2: 48, 4: 28}  # by bytes of a stored value
+
+
+# fmt: off
+@triton.jit(do_not_specialize=(*UNSPECIALIZED, "steps", "tiles", "programs"))
+def _backward_kernel(
+    grad, grad_v, y, mean, spread, weight, bias, eps, residual, mean_r, spread_r, weight_r, bias_r, eps_r, rate, v_init,
+    mean_dx, slope, mean_dx_r, slope_r, dy, dresidual, dv, partials, rate_partials,
+    tau, v_threshold, v_reset, alpha,
+    steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks, tiles, programs,
+    NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
+    DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
+    STEPS: tl.constexpr, SEGMENTS: tl.constexpr, EXACT: tl.constexpr, SLOTS: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+):
+    program, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    numbers = (
+        decay_rate(tl.cast(tau, tl.float32), rate, KIND),
+        tl.cast(v_threshold, tl.float32), tl.cast(v_reset, tl.float32), tl.cast(alpha, tl.float32),
+    )
+    main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
+    gradients = (grad, dy, dresidual, (mean_dx, slope), (mean_dx_r, slope_r))
+    nothing = tl.zeros([ROWS, 4 if POOL else 1, LANES], tl.float32)
+    sums = zeros(nothing, SLOTS)
+    totals = (sums, sums, sums, nothing, nothing)
+    for tile in tl.range(program, tiles, programs, disable_licm=True):
+        place, mask, position, has_output = locate(
+            tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
+            ROWS, LANES, POOL, CHANNELS_LAST,
+        )
+        at = place[2].to(tl.int64) * channels * pixels + place[5]
+        branches = (main, other, hold(main, other, place, mask, NORM, CONSTANT, NORM_R))
+        v = load_tile_or(v_init, at, mask, nothing + numbers[2])
+        dv_after = load_tile_or(grad_v, at, mask, nothing)
+        starts = zeros(v, SEGMENTS)
+        for seg in range(SEGMENTS - 1):
+            _, v = segment(
+                v, seg, branches, place, mask, steps, numbers,
+                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, HARD_RESET, STEPS, EXACT, CHANNELS_LAST,
+            )
+            starts = put(starts, seg + 1, v, SEGMENTS)
+        totals = (totals[0], totals[1], totals[2], totals[3], nothing)
+        for back in range(SEGMENTS):
+            seg = SEGMENTS - 1 - back
+            v = choose(starts, seg, SEGMENTS)
+            hs, _ = segment(
+                v, seg, branches, place, mask, steps, numbers,
+                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, HARD_RESET, STEPS, EXACT, CHANNELS_LAST,
+            )
+            for k in tl.static_range(STEPS - 1, -1, -1):
+                before = v if k == 0 else reset(hs[k - 1], numbers[1], numbers[2], HARD_RESET)
+                dv_after, totals = reverse_step(
+                    seg, k, hs[k], before, dv_after, totals, branches, gradients, place, position, mask, has_output,
+                    steps, outputs, numbers,
+                    NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, HARD_RESET, DETACH_RESET, SURROGATE,
+                    STEPS, EXACT, SLOTS, POOL, CHANNELS_LAST, rate_partials is not None,
+                )
+        if CONSTANT:
+            store_gradient(dy, totals[4], branches[2][2], branches[2][0], gradients[3], 0, place, mask, NORM)
+        if dv is not None:
+            tl.store(dv + at, dv_after.to(dv.dtype.element_ty), mask=mask)
+    channel = block * LANES + tl.arange(0, LANES)[None, None, :]
+    store_sums(totals, partials, program, programs, channel, channels, NORM, NORM_R, SLOTS)
+    if rate_partials is not None:
+        tl.store(rate_partials + tl.program_id(0), tl.sum(tl.sum(tl.sum(totals[3], axis=2), axis=1), axis=0))
+# fmt: on
+
+
+Gradients = dict[str, torch.Tensor | None]
+
+
+def backward(
+    t: Tensors, s: Settings, grad: torch.Tensor | None, grad_v: torch.Tensor | None, needs: Collection[str]
+) -> Gradients:
+    """Compute gradients of the inputs, by their names.
+
+    Args:
+        t: the tensors of the call, as in the forward pass.
+        s: its numbers.
+        grad: gradient of the dense (or the logical shape of the packed) spikes, any strides; None: zero.
+        grad_v: of the final membrane potential ``[N, C, H, W]``; None: zero.
+        needs: names of the wanted ones.
+
+    Returns:
+        ``y``, ``residual``, ``v`` in the memory format of ``y`` and their own dtypes (of packed spikes: that of ``y``),
+        the others like their parameters. The gradient through batch statistics is included.
+
+    Raises:
+        ValueError: a shape that does not fit, or a name that is not known or not given.
+    """
+    inputs = Inputs(t, s)
+    codes, memory_format = inputs.norm_codes, inputs.memory_format
+    _check(inputs, grad, grad_v, needs)
+    outputs = _outputs(inputs, needs)
+    arguments = {
+        "grad": None if grad is None else ordered(grad, memory_format),
+        "grad_v": None if grad_v is None else ordered(grad_v, memory_format),
+        **dict.fromkeys(("mean_dx", "slope", "mean_dx_r", "slope_r")),
+        "alpha": float(s.alpha),
+        "DETACH_RESET": s.detach_reset,
+        "SURROGATE": s.surrogate,
+        **inputs.arguments(),
+    }
+    two_passes = (is_batch(codes[0]) and "y" in needs) or (is_batch(codes[1]) and "residual" in needs)
+    slots = 0
+    if two_passes or not _AFFINE.isdisjoint(needs):
+        slots = inputs.segments * inputs.segment_steps if PER_STEP.value in codes else 1
+    first = dict.fromkeys(outputs) if two_passes else outputs
+    partials, rate = _run(inputs, arguments | first, slots, "rate" in needs)
+    norm, norm_r = _finish(inputs, partials)
+    if two_passes:
+        means = {"mean_dx": norm.mean_dx, "slope": norm.slope}
+        means |= {"mean_dx_r": norm_r.mean_dx, "slope_r": norm_r.slope}
+        _run(inputs, arguments | outputs | means, 0, False)
+    found = {"y": outputs["dy"], "residual": outputs["dresidual"], "v": outputs["dv"], "rate": rate}
+    found |= {"weight": norm.weight, "bias": norm.bias, "weight_r": norm_r.weight, "bias_r": norm_r.bias}
+    return {name: value for name, value in found.items() if name in needs}
+
+
+_AFFINE = frozenset(("weight", "bias", "weight_r", "bias_r"))
+
+
+def _check(inputs: Inputs, grad: torch.Tensor | None, grad_v: torch.Tensor | None, needs: Collection[str]) -> None:
+    for name, x, shape in (("grad", grad, inputs.output_shape), ("grad_v", grad_v, tuple(inputs.t.y.shape[1:]))):
+        if x is not None and x.shape != shape:
+            raise ValueError(f"{name} must be {shape}, got {tuple(x.shape)}")
+    unknown = set(needs) - set(inputs.differentiable)
+    if unknown:
+        raise ValueError(f"no gradient of {', '.join(sorted(unknown))}: not an input, or not given")
+
+
+def _outputs(inputs: Inputs, needs: Collection[str]) -> dict[str, torch.Tensor | None]:
+    """Allocate the gradients of the large inputs, by the names of the kernel's parameters; None where not wanted."""
+    t, y = inputs.t, inputs.t.y
+    found: dict[str, torch.Tensor | None] = dict.fromkeys(("dy", "dresidual", "dv"))
+    for name, x in (("y", y), ("residual", t.residual), ("v", t.v)):
+        if name in needs and x is not None:
+            dtype = y.dtype if name == "residual" and inputs.packed else x.dtype
+            found["d" + name] = empty(tuple(x.shape), dtype, y.device, inputs.memory_format)
+    return found
+
+
+def _elements(inputs: Inputs, slots: int) -> tuple[int, int | None]:
+    """Elements a program: 1, 2 or 4 a thread, the fewer the more each thread must keep for every element.
+
+    Also the registers to ask for: all where much is kept, since the assembler would rather spill a little.
+    """
+    quantities = 1 + sum(code != NONE.value for code in inputs.norm_codes)
+    steps = inputs.segment_steps
+    kept = max(quantities * steps, steps + quantities * slots)
+    kept += int(inputs.s.pool and slots == 0)  # where a window fired, beside the gradients that this pass stores
+    limit = _VALUES_KEPT[inputs.t.y.element_size()]
+    each = 4 if 4 * kept <= limit else 2 if 2 * kept <= limit else 1
+    many = each == 1 or (slots > 0 and each * kept > _MANY_KEPT)
+    return 32 * _WARPS * each, _MAX_REGISTERS if many else None
+
+
+def _run(
+    inputs: Inputs, arguments: dict[str, Any], slots: int, with_rate: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One pass: partial sums ``[3, slots, C, programs]`` (``triton_reverse.py``); the rate's gradient."""
+    y = inputs.t.y
+    tiled, (elements, registers) = inputs.tiled_channels_last(), _elements(inputs, slots)
+    tiling = cut(tuple(y.shape[1:]), elements, channels_last=tiled, pool=inputs.s.pool)
+    programs = tiling.summing_programs if slots or with_rate else tiling.tiles
+    partials = torch.empty((3, slots, y.shape[2], programs), dtype=torch.float32, device=y.device)
+    rates = torch.empty(programs * tiling.blocks, dtype=torch.float32, device=y.device) if with_rate else None
+    launch(
+        _backward_kernel,
+        programs * tiling.blocks,
+        y.device,
+        num_warps=_WARPS,
+        registers=registers,
+        partials=partials if slots else None,
+        rate_partials=rates,
+        tiles=tiling.tiles,
+        programs=programs,
+        SLOTS=slots,
+        **arguments,
+        **tiling.arguments(),
+    )
+    if rates is None or inputs.t.rate is None:
+        return partials, None
+    return partials, rates.sum().to(inputs.t.rate.dtype).reshape(inputs.t.rate.shape)
+
+
+def _finish(inputs: Inputs, partials: torch.Tensor) -> list[NormGradients]:
+    """Second reduction, for both batch norms."""
+    t, s, slots = inputs.t, inputs.s, partials.shape[1]
+    n, _, h, w = t.y.shape[1:]
+    branches = (
+        (t.mean, t.spread, t.weight, t.bias, s.eps, t.y.shape[0]),
+        (t.mean_r, t.spread_r, t.weight_r, t.bias_r, s.eps_r, s.steps),
+    )
+    found = []
+    for quantity, (mean, spread, weight, bias, eps, steps) in enumerate(branches, start=1):
+        code = inputs.norm_codes[quantity - 1]
+        if mean is None or spread is None or slots == 0:
+            found.append(NormGradients())
+            continue
+        filled = s.steps if slots > 1 else 1
+        count = n * h * w * (1 if code == PER_STEP.value else steps)
+        found.append(
+            finish_sums(
+                partials, mean, spread, weight, bias, eps=eps, code=code, quantity=quantity, steps=filled, count=count
+            )
+        )
+    return found

@@ -1,0 +1,109 @@
+"""Batch norm + residual + spiking neuron over all timesteps + 2x2 spike max-pool in one kernel: the forward pass.
+
+It computes ``plain_stage`` of ``reference.py``. Backward (``triton_backward.py``) recomputes the membrane potential
+from ``y``: nothing else is saved but, with batch norm, its statistics.
+"""
+# mypy: allow-untyped-defs
+# Arguments of kernels have no Python types.
+
+import torch
+import triton
+import triton.language as tl
+
+from snn_sparse.ops.neuron.call import Settings, Tensors
+from snn_sparse.ops.neuron.triton_branch import hold, load_input, load_tile
+from snn_sparse.ops.neuron.triton_inputs import Inputs
+from snn_sparse.ops.neuron.triton_math import charge, decay_rate, readable_step, reset, step_exists
+from snn_sparse.ops.spikes import empty, packed_shape
+from snn_sparse.ops.spikes.triton_bits import store_spikes
+from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
+from snn_sparse.ops.triton_launch import launch
+
+_ELEMENTS = 1024  # a program
+_FEW_STEPS, _MANY_REGISTERS = 5, 96  # beyond so many unrolled steps the assembler spills a little to use few registers
+
+
+# fmt: off
+@triton.jit(do_not_specialize=(*UNSPECIALIZED, "steps"))
+def _forward_kernel(
+    y, mean, spread, weight, bias, eps, residual, mean_r, spread_r, weight_r, bias_r, eps_r,
+    rate, v_init, spikes, v_final, tau, v_threshold, v_reset,
+    steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks,
+    NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
+    DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, BITS: tl.constexpr, STEPS: tl.constexpr,
+    SEGMENTS: tl.constexpr, EXACT: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+):
+    place, mask, position, has_output = locate(
+        tl.program_id(0) // blocks, tl.program_id(0) % blocks, images, channels, height, width, pixels, outputs, line,
+        rows_per_image, ROWS, LANES, POOL, CHANNELS_LAST,
+    )
+    first_image, within = place[2], place[5]
+    start = first_image.to(tl.int64) * channels * pixels
+    tau, v_threshold, v_reset = tl.cast(tau, tl.float32), tl.cast(v_threshold, tl.float32), tl.cast(v_reset, tl.float32)
+    decay = decay_rate(tau, rate, KIND)
+    main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
+    held = hold(main, other, place, mask, NORM, CONSTANT, NORM_R)
+    v = tl.zeros([ROWS, 4 if POOL else 1, LANES], tl.float32) + v_reset
+    if v_init is not None:
+        v = load_tile(v_init + start, within, mask)
+    for seg in range(SEGMENTS):
+        for k in tl.static_range(STEPS):
+            t = seg * STEPS + k
+            live, t = step_exists(t, steps, EXACT), readable_step(t, steps, EXACT)
+            x, _, _, _, _ = load_input(
+                main, other, held, t, place, mask & live, NORM, CONSTANT, NORM_R, BITS_R, CHANNELS_LAST
+            )
+            h = charge(v, x, v_reset, decay, KIND, DECAY_INPUT)
+            v = tl.where(live, reset(h, v_threshold, v_reset, HARD_RESET), v)
+            fired = tl.max((h >= v_threshold).to(tl.int32), axis=1, keep_dims=True)
+            store_spikes(
+                fired, spikes, t, place, position, has_output, live, outputs, rows_per_image,
+                BITS, ROWS, LANES, CHANNELS_LAST,
+            )
+    if v_final is not None:
+        tl.store(v_final + start + within, v, mask=mask)
+# fmt: on
+
+
+def forward(
+    t: Tensors, s: Settings, *, bits: bool = False, final_v: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compute spikes, and the membrane potential after the last step.
+
+    Args:
+        t: the tensors of the call.
+        s: its numbers.
+        bits: whether spikes are packed.
+        final_v: whether the potential is wanted.
+
+    Returns:
+        spikes ``[T, N, C, H, W]`` (pooled: ``H // 2, W // 2``) in the dtype and memory format of ``y``, or their packed
+        form; float32 ``[N, C, H, W]`` or None.
+
+    Raises:
+        ValueError: sizes that do not fit, maps too small to pool, or too large for 32-bit offsets.
+        TypeError: a dtype that is not supported.
+    """
+    inputs, y = Inputs(t, s), t.y
+    tiled = inputs.tiled_channels_last(bits)
+    tiling = cut(tuple(y.shape[1:]), _ELEMENTS, channels_last=tiled, pool=s.pool, bits=bits)
+    if bits:
+        shape = packed_shape(inputs.output_shape, inputs.channels_last)
+        spikes = torch.empty(shape, dtype=torch.int32, device=y.device)
+    else:
+        spikes = empty(inputs.output_shape, y.dtype, y.device, inputs.memory_format)
+    v_final = empty(tuple(y.shape[1:]), torch.float32, y.device, inputs.memory_format) if final_v else None
+    launch(
+        _forward_kernel,
+        tiling.tiles * tiling.blocks,
+        y.device,
+        num_warps=4,
+        registers=_MANY_REGISTERS if bits and inputs.segment_steps > _FEW_STEPS else None,
+        spikes=spikes,
+        v_final=v_final,
+        BITS=bits,
+        **inputs.arguments(),
+        **tiling.arguments(),
+    )
+    return spikes, v_final

@@ -1,0 +1,225 @@
+"""Batch statistics of each channel, in one pass over y, without atomics: the same input gives the same bits."""
+# mypy: allow-untyped-defs
+# Arguments of kernels have no Python types.
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+from snn_sparse.ops.backend import TRITON_DTYPES
+from snn_sparse.ops.neuron.triton_branch import load_channels, load_tile
+from snn_sparse.ops.spikes import NCHW, NHWC, is_channels_last, ordered
+from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
+from snn_sparse.ops.triton_launch import launch
+
+_ELEMENTS = 1024  # a program and iteration
+_CHANNELS, _PARTS = 4, 256  # a program of the merging kernel, and parts of them merged at a time
+
+
+@triton.jit
+def _merge(count, mean, m2, axis: tl.constexpr):
+    """Chan's merge of all entries along an axis; entries of count 0 do not matter, all 0 gives 0."""
+    total = tl.sum(count, axis=axis, keep_dims=True)
+    share = count / tl.maximum(total, 1.0)
+    merged = tl.sum(mean * share, axis=axis, keep_dims=True)
+    delta = mean - merged
+    return total, merged, tl.sum(m2 + count * delta * delta, axis=axis, keep_dims=True)
+
+
+# fmt: off
+@triton.jit(do_not_specialize=(*UNSPECIALIZED, "steps", "tiles", "programs"))
+def _partial_statistics_kernel(
+    y, partials, steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks, tiles, programs,
+    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+):
+    """Count, mean and sum of squared deviations (Welford's, of each element's own run of rows, then merged).
+
+    Partials are [3, C, T, programs].
+    """
+    # fmt: on
+    block, program = tl.program_id(0) % blocks, tl.program_id(0) // blocks % programs
+    t = tl.program_id(0) // blocks // programs
+    count = tl.zeros([ROWS, 1, LANES], tl.float32)
+    mean, m2, seen = count, count, 0.0
+    for tile in range(program, tiles, programs):
+        place, mask, _, _ = locate(
+            tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
+            ROWS, LANES, POOL, CHANNELS_LAST,
+        )  # fmt: skip
+        start = (t * images + place[2]).to(tl.int64) * channels * pixels
+        seen += 1.0  # existing rows come first, so an element that exists was always there before
+        delta = tl.where(mask, load_tile(y + start, place[5], mask) - mean, 0.0)
+        mean = tl.fma(delta, 1.0 / seen, mean)
+        m2 = tl.fma(delta, delta * (1.0 - 1.0 / seen), m2)
+        count += mask.to(tl.float32)
+    count, mean, m2 = _merge(count, mean, m2, 0)
+    channel = block * LANES + tl.arange(0, LANES)[None, None, :]
+    quantity = steps.to(tl.int64) * channels * programs
+    at = (channel * steps + t) * programs + program
+    tl.store(partials + at, count, mask=channel < channels)
+    tl.store(partials + quantity + at, mean, mask=channel < channels)
+    tl.store(partials + 2 * quantity + at, m2, mask=channel < channels)
+
+
+@triton.jit
+def _move(running, new, factor, channel, channels):
+    """Move running statistics towards new ones, as ``torch.nn.functional.batch_norm``."""
+    old = load_channels(running, 0, channel, channels)
+    value = factor * new + (1.0 - factor) * old
+    tl.store(running + channel, value.to(running.dtype.element_ty), mask=channel < channels)
+
+
+@triton.jit(do_not_specialize=("updates", "parts"))
+def _merge_statistics_kernel(
+    partials, mean_to, invstd_to, running_mean, running_var, factors, shift, eps, updates, parts, channels,
+    CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Merge the parts of each update [3, C, updates, parts] in a fixed order; move the running statistics in turn."""
+    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
+    exists = channel < channels
+    quantity = updates.to(tl.int64) * channels * parts
+    for t in range(updates):
+        count = tl.zeros([CHANNELS, 1], tl.float32)
+        mean, m2 = count, count
+        for first in range(0, parts, PARTS):
+            part = first + tl.arange(0, PARTS)[None, :]
+            at, given = (channel * updates + t) * parts + part, exists & (part < parts)
+            more = _merge(
+                load_tile(partials, at, given),
+                load_tile(partials + quantity, at, given),
+                load_tile(partials + 2 * quantity, at, given),
+                1,
+            )
+            total = tl.maximum(count + more[0], 1.0)
+            delta = more[1] - mean
+            m2 += more[2] + delta * delta * (count * more[0] / total)
+            mean += delta * (more[0] / total)
+            count += more[0]
+        variance = m2 / tl.maximum(count, 1.0)
+        invstd = tl.div_rn(1.0, tl.sqrt_rn(variance + tl.cast(eps, tl.float32)))
+        tl.store(mean_to + t * channels + channel, mean, mask=exists)
+        tl.store(invstd_to + t * channels + channel, invstd, mask=exists)
+        if running_mean is not None:
+            factor, seen = tl.load(factors + t), mean
+            if shift is not None:
+                seen = mean + load_channels(shift, 0, channel, channels)
+            _move(running_mean, seen, factor, channel, channels)
+            _move(running_var, m2 / (count - 1.0), factor, channel, channels)
+
+
+def _partial_statistics(y: torch.Tensor) -> torch.Tensor:
+    """Parts of the statistics of each channel and timestep ``[3, C, T, programs]``."""
+    steps, channels = y.shape[0], y.shape[2]
+    channels_last = is_channels_last(y)
+    tiling = cut(tuple(y.shape[1:]), _ELEMENTS, channels_last=channels_last or y.shape[-1] * y.shape[-2] == 1)
+    programs = max(1, triton.cdiv(tiling.summing_programs, steps))
+    partials = torch.empty((3, channels, steps, programs), dtype=torch.float32, device=y.device)
+    launch(
+        _partial_statistics_kernel,
+        programs * tiling.blocks * steps,
+        y.device,
+        num_warps=4,
+        y=ordered(y, NHWC if channels_last else NCHW),
+        partials=partials,
+        steps=steps,
+        tiles=tiling.tiles,
+        programs=programs,
+        **tiling.arguments(),
+    )
+    return partials
+
+
+@functools.lru_cache(maxsize=256)
+def _factors_on(factors: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Shares of new statistics as float32 ``[updates]`` on a device; kept, since a copy would wait for the host."""
+    return torch.tensor(factors, dtype=torch.float32, device=device)
+
+
+def batch_statistics(
+    y: torch.Tensor,
+    eps: float = 1e-5,
+    *,
+    pooled: bool = False,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    factors: tuple[float, ...] = (),
+    parts: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and ``1 / sqrt(variance + eps)`` of each channel; moves the running statistics in place if they are given.
+
+    Args:
+        y: ``[T, N, C, H, W]``, float32, float16 or bfloat16, NCHW or NHWC in memory (else it is copied).
+        eps: added to the (biased) variance.
+        pooled: whether all steps share one mean and variance, instead of each having its own.
+        running_mean: ``[C]``, contiguous; moved once an update, in order of t.
+        running_var: likewise, by the unbiased variance.
+        factors: share of the new statistics in each update, T of them, or one if pooled.
+        parts: float32 ``[3, C, T, parts]``, contiguous: count, mean and sum of squared deviations of parts of y, from
+            who has written it; then y is not read.
+        shift: ``[C]``, added to the mean that the running one moves to: a bias that y lacks, since it would be
+            subtracted again; None: nothing.
+
+    Returns:
+        float32 ``[updates, C]``, twice.
+
+    Raises:
+        ValueError: a shape that does not fit, or a single value per channel. TypeError: a dtype that is not supported.
+    """
+    updates = _check(y, pooled, running_mean, running_var, factors)
+    steps, channels = y.shape[0], y.shape[2]
+    partials = _partial_statistics(y) if parts is None else parts
+    if partials.shape[:3] != (3, channels, steps) or not partials.is_contiguous():
+        raise ValueError(f"parts must be contiguous and {(3, channels, steps)} by parts, got {tuple(partials.shape)}")
+    mean, invstd = (torch.empty((updates, channels), dtype=torch.float32, device=y.device) for _ in range(2))
+    launch(
+        _merge_statistics_kernel,
+        triton.cdiv(channels, _CHANNELS),
+        y.device,
+        num_warps=4,
+        partials=partials,
+        mean_to=mean,
+        invstd_to=invstd,
+        running_mean=running_mean,
+        running_var=running_var,
+        factors=None if running_mean is None else _factors_on(factors, y.device),
+        shift=shift,
+        eps=float(eps),
+        updates=updates,
+        parts=partials.shape[3] * (steps // updates),
+        channels=channels,
+        CHANNELS=_CHANNELS,
+        PARTS=_PARTS,
+    )
+    return mean, invstd
+
+
+def _check(
+    y: torch.Tensor,
+    pooled: bool,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    factors: tuple[float, ...],
+) -> int:
+    """The number of updates, if all fits."""
+    if y.dim() != 5:
+        raise ValueError(f"y must be [T, N, C, H, W], got {tuple(y.shape)}")
+    if y.dtype not in TRITON_DTYPES:
+        raise TypeError(f"y must be float32, float16 or bfloat16, got {y.dtype}")
+    steps, n, channels, h, w = y.shape
+    updates = 1 if pooled else steps
+    if n * h * w * (steps if pooled else 1) < 2:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(y.shape)}")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("running_mean and running_var must be given together")
+    if running_mean is not None and len(factors) != updates:
+        raise ValueError(f"factors must be {updates}, one an update, got {len(factors)}")
+    for name, x, shape in (
+        ("running_mean", running_mean, (channels,)),
+        ("running_var", running_var, (channels,)),
+    ):
+        if x is not None and (x.shape != shape or not x.is_contiguous()):
+            raise ValueError(f"{name} must be contiguous and {shape}, got {tuple(x.shape)}")
+    return updates

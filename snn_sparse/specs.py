@@ -1,0 +1,167 @@
+"""Specifications of a neuron, a batch norm and a convolution, said once for Python, Triton and C++. Needs no torch.
+
+``csrc/common/codes.h`` repeats the integer codes and limits for C++; a test holds the two against each other.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+# Codes under which operators and kernels know them.
+NEURONS = {"lif": 0, "plif": 1, "if": 2}
+SURROGATES = {"atan": 0, "sigmoid": 1, "piecewise_quadratic": 2, "triangle": 3}
+NORMS = {"none": 0, "per_step": 1, "pooled": 2, "frozen": 3}
+MEMORY_FORMATS = {"nchw": 0, "nhwc": 1, "lanes": 1}  # lanes: plus the number of vectors side by side
+
+# Limits of the kernels.
+LANES, MAX_VECTORS = 8, 8  # of the ``lanes`` memory format
+MAX_KERNEL, MAX_STRIDE, MAX_PADDING = 7, 8, 64  # of a convolution at live weights on a CPU
+MAX_TIMESTEPS = 32  # of the Triton kernels
+
+BatchNormStatistics = Literal["per_step", "pooled"]
+
+
+def check_tau(tau: float) -> float:
+    """Return ``tau`` if it is a finite number of at least 1 timestep, else raise a ValueError that says so."""
+    if not (isinstance(tau, (int, float)) and math.isfinite(tau) and tau >= 1):
+        raise ValueError(f"tau must be a finite number >= 1 (in timesteps), got {tau!r}")
+    return float(tau)
+
+
+def check_alpha(alpha: float) -> float:
+    """Return the steepness of a surrogate if it is positive and finite, else raise a ValueError that names it."""
+    if not (isinstance(alpha, (int, float)) and math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha must be a positive number, got {alpha!r}")
+    return float(alpha)
+
+
+def check_statistics(statistics: str) -> BatchNormStatistics:
+    """Return ``statistics`` if it is one of the two kinds, else raise a ValueError that names them."""
+    if statistics not in get_args(BatchNormStatistics):
+        raise ValueError(f"bn_statistics must be one of {', '.join(get_args(BatchNormStatistics))}, got {statistics!r}")
+    return statistics  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class NeuronSpec:
+    """A spiking neuron: how it charges, fires, resets, and what stands in for ds/dh in the backward pass.
+
+    Args:
+        kind: ``lif``, ``plif`` (its rate ``1 / tau`` is learnt and comes as a tensor) or ``if``.
+        tau: membrane time constant of ``lif`` in timesteps, at least 1.
+        decay_input: whether the input is divided by ``tau`` too.
+        v_threshold: the neuron spikes where the membrane potential ``h >= v_threshold``.
+        v_reset: potential after a spike (hard reset), or ``None``: ``v_threshold`` is subtracted (soft reset).
+        detach_reset: whether the backward pass leaves out the path through the reset.
+        surrogate: ``atan``, ``sigmoid``, ``piecewise_quadratic`` or ``triangle``.
+        alpha: its steepness (for ``triangle``: its height), positive.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range; named.
+    """
+
+    kind: str = "lif"
+    tau: float = 4 / 3
+    decay_input: bool = True
+    v_threshold: float = 1.0
+    v_reset: float | None = 0.0
+    detach_reset: bool = True
+    surrogate: str = "atan"
+    alpha: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("neuron", self.kind, NEURONS), ("surrogate", self.surrogate, SURROGATES)):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(known)}")
+        check_tau(self.tau)
+        check_alpha(self.alpha)
+        if not math.isfinite(self.v_threshold):
+            raise ValueError(f"v_threshold must be finite, got {self.v_threshold!r}")
+        if self.v_reset is not None and not math.isfinite(self.v_reset):
+            raise ValueError(f"v_reset must be finite or None, got {self.v_reset!r}")
+
+    @property
+    def v_rest(self) -> float:
+        """Potential a sequence starts from and leaks towards: ``v_reset``, or 0 with the soft reset."""
+        return 0.0 if self.v_reset is None else self.v_reset
+
+
+@dataclass(frozen=True)
+class BatchNormSpec:
+    """A batch norm: which statistics it takes.
+
+    Args:
+        statistics: ``per_step`` (each timestep its own) or ``pooled`` (one set over T and N).
+        eps: added to the biased variance.
+        frozen: whether the running statistics normalise, as constants, instead of the batch's.
+    """
+
+    statistics: BatchNormStatistics = "per_step"
+    eps: float = 1e-5
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Sizes of a convolution over ``steps`` timesteps of ``images`` images, with one stride and one padding.
+
+    Raises:
+        ValueError: maps too small for the kernel.
+    """
+
+    steps: int
+    images: int
+    inputs: int
+    outputs: int
+    height: int
+    width: int
+    kernel: tuple[int, int]
+    stride: int
+    padding: int
+
+    def __post_init__(self) -> None:
+        if min(self.out_size) < 1:
+            raise ValueError(f"maps of {self.height}x{self.width} are too small for a kernel of {self.kernel}")
+
+    @classmethod
+    def of(cls, shape: Any, weight: Any, stride: int, padding: int) -> "ConvGeometry":
+        """Read the sizes off the shapes of the input (T, N, C, H, W) and of the weight (Cout, Cin, kh, kw)."""
+        t, n, c, h, w = shape
+        return cls(t, n, c, weight[0], h, w, (weight[2], weight[3]), stride, padding)
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        sizes = (self.height, self.width)
+        high, wide = ((s + 2 * self.padding - k) // self.stride + 1 for s, k in zip(sizes, self.kernel, strict=True))
+        return high, wide
+
+    @property
+    def taps(self) -> int:
+        """Weights of one input and output channel."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def merged(self) -> "ConvGeometry":
+        """The same sizes with all timesteps as images of one."""
+        return replace(self, steps=1, images=self.steps * self.images)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int, int]:
+        """Shape of the input (T, N, Cin, H, W)."""
+        return (self.steps, self.images, self.inputs, self.height, self.width)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int, int]:
+        """Shape of the output (T, N, Cout, Ho, Wo)."""
+        return (self.steps, self.images, self.outputs, *self.out_size)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the weight (Cout, Cin, kh, kw)."""
+        return (self.outputs, self.inputs, *self.kernel)
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Divide whole numbers, rounding up."""
+    return -(-a // b)
