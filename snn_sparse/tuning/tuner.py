@@ -1,0 +1,83 @@
+"""The one to ask how a layer computes: what is known, is on disk, or is raced now."""
+
+from dataclasses import replace
+
+import torch
+
+from snn_sparse.ops.backend import choose
+from snn_sparse.ops.cache import Cache
+from snn_sparse.ops.convolution import Grouper, LayerConfiguration, LiveConfiguration, live_configuration, tiled
+from snn_sparse.ops.spikes import MemoryFormat
+from snn_sparse.specs import MAX_KERNEL, MAX_PADDING, MAX_STRIDE, ConvGeometry
+from snn_sparse.tuning import cpu, gpu
+from snn_sparse.tuning.winner import Winner
+
+Tensor = torch.Tensor
+
+
+class LayerTuner:
+    """Configurations of one layer under one mask.
+
+    Args:
+        keep: bool ``[Cout, Cin, kh, kw]`` (or ``[Cout, Cin]`` of a linear layer), the live weights; None: all are.
+
+    Attributes:
+        winners: of every shape and dtype that was asked for.
+    """
+
+    def __init__(self, keep: Tensor | None) -> None:
+        self.keep = keep[..., None, None] if keep is not None and keep.dim() == 2 else keep
+        self.density = 1.0 if keep is None else int(keep.count_nonzero()) / keep.numel()
+        self.winners: dict[tuple[ConvGeometry, torch.dtype], Winner] = {}
+        self._live: dict[tuple[LiveConfiguration, int, int], LayerConfiguration] = {}
+        self._tiled: dict[tuple[ConvGeometry, torch.dtype, torch.dtype, torch.device], LayerConfiguration] = {}
+
+    def on_cpu(self, g: ConvGeometry, dtype: torch.dtype) -> tuple[MemoryFormat, LayerConfiguration]:
+        """Memory format of input and output, and the configuration, for C++ operators."""
+        if (g, dtype) not in self.winners:
+            keep = None if self.keep is None or not _walkable(g) else self.keep.cpu()
+            cache, key = Cache(), cpu.key(g, dtype, None if keep is None else self.density)
+            found = cache.get(key, Winner.parse)
+            if found is None or (found.live is not None and keep is None):
+                with torch.inference_mode(False), torch.enable_grad():
+                    found = cpu.choose(g, dtype, keep)
+                cache.put(key, found.as_dict())
+            self.winners[(g, dtype)] = found
+        winner = self.winners[(g, dtype)]
+        if winner.live is None or self.keep is None:
+            return winner.memory_format, LayerConfiguration.dense(self.keep)
+        place = (winner.live, g.stride, g.padding)
+        if place not in self._live:
+            self._live[place] = live_configuration(self.keep.cpu(), g.stride, g.padding, winner.live)
+        return winner.memory_format, self._live[place]
+
+    def on_gpu(
+        self, g: ConvGeometry, dtype: torch.dtype, weight: torch.dtype, device: torch.device
+    ) -> LayerConfiguration:
+        """The configuration for packed spikes; by torch alone where the Triton kernels do not run.
+
+        The first batch decides for batches and sequences of other lengths, which hardly differ. While a graph is
+        captured or compiled nothing can be raced: what is not known yet is left to torch then.
+        """
+        dense = LayerConfiguration.dense(None if self.keep is None else self.keep.to(device))
+        if torch.compiler.is_compiling() or choose("convolution", device, dtype).name != "triton":
+            return dense
+        place = (replace(g, steps=1, images=1), dtype, weight, device)
+        if place not in self._tiled:
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return dense
+            with torch.inference_mode(False), torch.no_grad():
+                grouper = Grouper(self.keep, g.weight_shape)
+                cache, key = Cache(), gpu.key(g, dtype, weight, self.keep, device)
+                found = cache.get(key, Winner.parse)
+                if found is None or len(found.seconds) == 1:
+                    found = gpu.choose(g, grouper, dtype, weight, device)
+                    cache.put(key, found.as_dict())
+                self._tiled[place] = tiled(found.directions, grouper, device)
+                self.winners[(g, dtype)] = found
+        return self._tiled[place]
+
+
+def _walkable(g: ConvGeometry) -> bool:
+    """Whether the kernels at live weights are made for such a layer."""
+    return max(g.kernel) <= MAX_KERNEL and g.stride <= MAX_STRIDE and g.padding <= MAX_PADDING
