@@ -17,8 +17,6 @@ from snn_sparse.nn.fused import (
     FusedMaxPool2d,
     FusedParametricLIF,
 )
-from snn_sparse.ops.device import triton_found
-from snn_sparse.ops.library import cpu_library
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
     Conv2d: FusedConv2d,
@@ -32,7 +30,7 @@ FUSED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """A network on fused layers; parameters and buffers are shared with ``model``, not copied.
+    """Put a network on fused layers; parameters and buffers are shared with ``model``, not copied.
 
     Batch norm, neuron, residual and 2x2 max-pool run as one operator over all timesteps: in C++ on a CPU, by Triton
     kernels on an NVIDIA GPU. On a CPU, under a mask (:meth:`snn_sparse.Mask.apply_`), a layer convolves at its live
@@ -59,11 +57,10 @@ def fuse(model: nn.Module) -> nn.Module:
             new = _swap(child)
             if new is not child:
                 setattr(module, name, new)
-    if cpu_library() or triton_found():
-        for module in twin.modules():
-            module.__class__ = FUSED.get(type(module), type(module))
-        if not any(hook is _ordinary for hook in twin._forward_hooks.values()):
-            twin.register_forward_hook(_ordinary)
+    for module in twin.modules():
+        module.__class__ = FUSED.get(type(module), type(module))
+    if not any(hook is _ordinary for hook in twin._forward_hooks.values()):
+        twin.register_forward_hook(_ordinary)
     return twin
 
 

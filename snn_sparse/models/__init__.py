@@ -8,7 +8,8 @@ from snn_sparse.models.base import SpikingNetwork
 from snn_sparse.models.resnet import ResNet19
 from snn_sparse.models.vgg import VGG, VGG_LAYERS
 from snn_sparse.nn import NEURONS, make_neuron
-from snn_sparse.ops import BatchNormStatistics, as_surrogate, check_statistics, surrogate_config
+from snn_sparse.ops import as_surrogate, surrogate_config
+from snn_sparse.specs import BatchNormStatistics, check_statistics
 
 ARCHITECTURES: tuple[str, ...] = (*VGG_LAYERS, "resnet19")
 
@@ -31,7 +32,7 @@ def build_model(
         arch: ``vgg11``, ``vgg13``, ``vgg16``, ``vgg19``, ``resnet19``, or ``vgg_small`` (8x8 images and up).
         num_classes: K.
         in_channels: channels of the input.
-        timesteps: T of a static image.
+        timesteps: T of a constant image.
         neuron: ``lif``, ``if``, ``plif``, or ``relu`` (the conventional network of the same shape).
         neuron_options: arguments of the neuron, such as ``{"tau": 2.0, "surrogate": "sigmoid"}``.
         bn_statistics: ``per_step`` (published) or ``pooled``.

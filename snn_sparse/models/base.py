@@ -1,4 +1,4 @@
-"""What the networks share: the time axis of their input and the record of how they were built."""
+"""Base of the networks: the time axis of their input and the record of how they were built."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ def check_positive(name: str, value: Any) -> int:
 class SpikingNetwork(nn.Module):
     """A network over time: ``[N, C, H, W]`` or ``[T, N, C, H, W]`` in, one set of logits a timestep ``[T, N, K]`` out.
 
-    A static image is shown ``timesteps`` times; the first convolution and its batch norm then run once, since their
+    A constant image is shown ``timesteps`` times; the first convolution and its batch norm then run once, since their
     input is the same at every step. A sequence brings its own T.
 
     Attributes:
@@ -42,7 +42,7 @@ class SpikingNetwork(nn.Module):
 
     @property
     def timesteps(self) -> int:
-        """T of a static image; may be set at any time."""
+        """T of a constant image; may be set at any time."""
         return self._timesteps
 
     @timesteps.setter
@@ -60,5 +60,5 @@ class SpikingNetwork(nn.Module):
             )
 
     def repeat(self, x: torch.Tensor) -> torch.Tensor:
-        """A static batch as a sequence of T equal steps (a view); a sequence as it is."""
+        """A constant batch as a sequence of T equal steps (a view); a sequence as it is."""
         return x if x.dim() == 5 else over_time(x, self.timesteps)

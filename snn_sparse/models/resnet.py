@@ -5,7 +5,7 @@ from torch import nn
 
 from snn_sparse.models.base import NeuronFactory, SpikingNetwork, check_positive
 from snn_sparse.nn import BatchNorm2d, Conv2d
-from snn_sparse.ops import BatchNormStatistics
+from snn_sparse.specs import BatchNormStatistics
 
 
 def _conv(in_channels: int, out_channels: int, size: int, stride: int) -> Conv2d:
@@ -47,7 +47,7 @@ class ResNet19(SpikingNetwork):
     Args:
         num_classes: K.
         in_channels: 1 or 3 for images, any number for sequences.
-        timesteps: T of a static image.
+        timesteps: T of a constant image.
         make_neuron: makes one neuron layer.
         bn_statistics: ``per_step`` or ``pooled``.
     """

@@ -5,7 +5,7 @@ from torch import nn
 
 from snn_sparse.models.base import NeuronFactory, SpikingNetwork, check_positive
 from snn_sparse.nn import BatchNorm2d, Conv2d, MaxPool2d
-from snn_sparse.ops import BatchNormStatistics
+from snn_sparse.specs import BatchNormStatistics
 
 # Channels of each convolution; 0 stands for a 2x2 max-pool.
 VGG_LAYERS: dict[str, tuple[int, ...]] = {
@@ -27,7 +27,7 @@ class VGG(SpikingNetwork):
         layers: output channels of each convolution, 0 for a 2x2 max-pool.
         num_classes: K.
         in_channels: 1 or 3 for images, any number for sequences.
-        timesteps: T of a static image.
+        timesteps: T of a constant image.
         make_neuron: makes one neuron layer.
         bn_statistics: ``per_step`` or ``pooled``.
     """

@@ -1,4 +1,4 @@
-"""What travels between fused layers in place of a tensor: a value in some layout, or one that is not computed yet.
+"""Values that travel between fused layers in place of tensors: in some memory format, or not computed yet.
 
 A batch norm hands on what it was given, an addition remembers both sides, and only the neuron (or anything that is not
 ours) makes them compute. Any torch function, method or operator that meets a deferred value gets an ordinary tensor.
@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from snn_sparse.ops.layout import NCHW, NHWC, Layout, convert, layout_of
-from snn_sparse.ops.spike_bits import Packed, unpack_spikes
-
-Sizes = tuple[int, int, int, int, int]
+from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat, Packed, Sizes, convert, format_of, unpack_spikes
 
 
 class Deferred:
-    """Base: stands for a tensor ``[T, N, C, H, W]``, or ``[N, C, H, W]`` before a static batch is repeated over time.
+    """Base: stands for a tensor ``[T, N, C, H, W]``, or ``[N, C, H, W]`` before a constant batch is repeated over time.
 
     Attributes:
-        sizes: (T, N, C, H, W); T = 1 for a static batch.
-        repeat: how often a static batch is shown: None for a sequence, 0 for a batch that is not repeated yet.
+        sizes: (T, N, C, H, W); T = 1 for a constant batch.
+        repeat: how often a constant batch is shown: None for a sequence, 0 for a batch that is not repeated yet.
     """
 
     sizes: Sizes
@@ -37,10 +34,10 @@ class Deferred:
         """The value as a tensor of :attr:`sizes`."""
         raise TypeError(f"{type(self).__name__} has no value")
 
-    def stored(self, wish: Layout | None = None) -> "Stored":
-        """The value, computed; in the layout that the caller wishes for where it is still to be written."""
+    def stored(self, wanted: MemoryFormat | None = None) -> "Stored":
+        """The value, computed; in the memory format that the caller wants where it is still to be written."""
         value = self._compute()
-        return Stored(value, tuple(value.shape), layout_of(value), self.repeat)  # type: ignore[arg-type]
+        return Stored(value, tuple(value.shape), format_of(value), self.repeat)  # type: ignore[arg-type]
 
     def unbiased(self) -> "Stored":
         """The value without a bias that was to be added, which is then its ``shift``, where it can be left out."""
@@ -52,8 +49,8 @@ class Deferred:
         return x[0] if self.repeat == 0 else x.expand(self.repeat, *x.shape[1:])
 
     def over_time(self, timesteps: int) -> "Deferred":
-        """A static batch as a sequence of equal steps; its layers still compute once."""
-        raise TypeError(f"{type(self).__name__} is not static")
+        """A constant batch as a sequence of equal steps; its layers still compute once."""
+        raise TypeError(f"{type(self).__name__} is not constant")
 
     @property
     def shape(self) -> torch.Size:
@@ -117,20 +114,20 @@ def plain(value: Any) -> Any:
 
 
 def over_time(x: Any, timesteps: int) -> Any:
-    """A static batch, tensor or deferred, as a sequence of T equal steps (a view)."""
+    """A constant batch, tensor or deferred, as a sequence of T equal steps (a view)."""
     return x.over_time(timesteps) if isinstance(x, Deferred) else x.unsqueeze(0).expand(timesteps, *x.shape)
 
 
 class Stored(Deferred):
-    """A value that is computed, in some layout.
+    """A value that is computed, in some memory_format.
 
     Args:
         data: the elements.
         sizes: (T, N, C, H, W).
-        layout: of ``data``.
+        memory_format: of ``data``.
         repeat: see :class:`Deferred`.
         binary: whether all elements are known to be zero or one.
-        parts: of the batch statistics of the value, where who has written it gave them (``kernels/statistics.py``).
+        parts: of the batch statistics of the value, where who has written it gave them (the Triton convolution).
         shift: a bias ``[C]`` that was left out.
     """
 
@@ -138,19 +135,19 @@ class Stored(Deferred):
         self,
         data: torch.Tensor,
         sizes: Sizes,
-        layout: Layout,
+        memory_format: MemoryFormat,
         repeat: int | None = None,
         binary: bool = False,
         parts: torch.Tensor | None = None,
         shift: torch.Tensor | None = None,
     ) -> None:
-        self.data, self.sizes, self.layout, self.repeat, self.binary = data, sizes, layout, repeat, binary
+        self.data, self.sizes, self.memory_format, self.repeat, self.binary = data, sizes, memory_format, repeat, binary
         self.parts, self.shift = parts, shift
-        self._converted: dict[Layout, torch.Tensor] = {layout: data}
+        self._converted: dict[MemoryFormat, torch.Tensor] = {memory_format: data}
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the elements."""
+        """Dtype of the elements."""
         return self.data.dtype
 
     @property
@@ -158,46 +155,48 @@ class Stored(Deferred):
         """Where the elements are."""
         return self.data.device
 
-    def stored(self, wish: Layout | None = None) -> "Stored":
+    def stored(self, wanted: MemoryFormat | None = None) -> "Stored":
         """As :meth:`Deferred.stored`."""
         return self
 
-    def data_in(self, layout: Layout) -> torch.Tensor:
-        """The elements in another layout."""
-        if layout not in self._converted:
-            self._converted[layout] = convert(self._converted[self.layout], self.sizes, self.layout, layout)
-        return self._converted[layout]
+    def data_in(self, memory_format: MemoryFormat) -> torch.Tensor:
+        """The elements in another memory_format."""
+        if memory_format not in self._converted:
+            self._converted[memory_format] = convert(
+                self._converted[self.memory_format], self.sizes, self.memory_format, memory_format
+            )
+        return self._converted[memory_format]
 
     def sequence(self) -> torch.Tensor:
         """The value as a tensor of :attr:`sizes`, not repeated over time."""
-        return self.data if self.layout.kind != "lanes" else self.data_in(NCHW)
+        return self.data if self.memory_format.kind != "lanes" else self.data_in(NCHW)
 
     def _compute(self) -> torch.Tensor:
         return self.sequence()
 
     def over_time(self, timesteps: int) -> Deferred:
         """As :meth:`Deferred.over_time`."""
-        return Stored(self.data, self.sizes, self.layout, timesteps)
+        return Stored(self.data, self.sizes, self.memory_format, timesteps)
 
 
 class PackedStored(Stored):
     """Spikes that are stored at one bit each; whoever needs an ordinary tensor makes them unpack."""
 
     def __init__(self, packed: Packed) -> None:
-        layout = NHWC if packed.bits.dim() == 5 else NCHW
-        super().__init__(packed.carrier, tuple(packed.carrier.shape), layout)  # type: ignore[arg-type]
+        memory_format = NHWC if packed.bits.dim() == 5 else NCHW
+        super().__init__(packed.carrier, tuple(packed.carrier.shape), memory_format)  # type: ignore[arg-type]
         self.packed = packed
         self._converted = {}
 
-    def data_in(self, layout: Layout) -> torch.Tensor:
-        """The elements as an ordinary tensor in another layout."""
-        if self.layout not in self._converted:
-            self._converted[self.layout] = unpack_spikes(self.packed)
-        return super().data_in(layout)
+    def data_in(self, memory_format: MemoryFormat) -> torch.Tensor:
+        """The elements as an ordinary tensor in another memory_format."""
+        if self.memory_format not in self._converted:
+            self._converted[self.memory_format] = unpack_spikes(self.packed)
+        return super().data_in(memory_format)
 
     def sequence(self) -> torch.Tensor:
         """The value as an ordinary tensor."""
-        return self.data_in(self.layout)
+        return self.data_in(self.memory_format)
 
 
 class Normed(Deferred):
@@ -213,7 +212,7 @@ class Normed(Deferred):
 
     @property
     def source(self) -> Stored:
-        """What is normalised, computed."""
+        """Input of the batch norm, computed."""
         return self.given.unbiased() if self.norm.uses_batch else self.given.stored()
 
     def first_use(self) -> bool:
@@ -222,7 +221,7 @@ class Normed(Deferred):
         return len(self._used) == 1
 
     def _compute(self) -> torch.Tensor:
-        return self.norm.record(self.source.sizes[0], self.first_use()).reference(self.given.stored().sequence())
+        return self.norm.at_work(self.source.sizes[0], self.first_use()).plain(self.given.stored().sequence())
 
     def over_time(self, timesteps: int) -> Deferred:
         """As :meth:`Deferred.over_time`."""
@@ -245,21 +244,21 @@ class Sum(Deferred):
 class Spikes(Deferred):
     """A neuron layer that has not run; it runs when somebody asks, pooled for a max-pool, as it is for everybody else.
 
-    It writes the layout that the first who asks wishes for, so that nothing is converted between two layers.
+    It writes the memory format that the first who asks wants, so that nothing is converted between two layers.
 
     Args:
-        run: (whether to pool, layout or None for any) -> the spikes, stored.
+        run: (whether to pool, memory format or None for any) -> the spikes, stored.
         sizes: (T, N, C, H, W) without pooling.
     """
 
-    def __init__(self, run: Callable[[bool, Layout | None], Stored], sizes: Sizes) -> None:
+    def __init__(self, run: Callable[[bool, MemoryFormat | None], Stored], sizes: Sizes) -> None:
         self._run, self.sizes = run, sizes
         self._results: dict[bool, Stored] = {}
 
-    def stored(self, wish: Layout | None = None, pool: bool = False) -> Stored:
+    def stored(self, wanted: MemoryFormat | None = None, pool: bool = False) -> Stored:
         """The spikes, or their 2x2 max-pool."""
         if pool not in self._results:
-            self._results[pool] = self._run(pool, wish)
+            self._results[pool] = self._run(pool, wanted)
         return self._results[pool]
 
     def _compute(self) -> torch.Tensor:
@@ -274,22 +273,22 @@ class Pooled(Deferred):
         t, n, c, h, w = spikes.sizes
         self.sizes = (t, n, c, h // 2, w // 2)
 
-    def stored(self, wish: Layout | None = None) -> Stored:
+    def stored(self, wanted: MemoryFormat | None = None) -> Stored:
         """The pooled spikes."""
-        return self.spikes.stored(wish, pool=True)
+        return self.spikes.stored(wanted, pool=True)
 
     def _compute(self) -> torch.Tensor:
         return self.stored(NCHW).sequence()
 
 
-def stored(x: Any, wish: Layout | None = None) -> Stored:
+def stored(x: Any, wanted: MemoryFormat | None = None) -> Stored:
     """``x``, a tensor of four or five dimensions or deferred, as a stored value; runs what has to run for it.
 
     Args:
         x: what to run.
-        wish: the layout that the caller will read, for values that are still to be written.
+        wanted: the memory format that the caller will read, for values that are still to be written.
     """
     if isinstance(x, Deferred):
-        return x.stored(wish)
+        return x.stored(wanted)
     value = x.unsqueeze(0) if x.dim() == 4 else x
-    return Stored(value, tuple(value.shape), layout_of(value), 0 if x.dim() == 4 else None)
+    return Stored(value, tuple(value.shape), format_of(value), 0 if x.dim() == 4 else None)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from snn_sparse import ops
+from snn_sparse.specs import BatchNormStatistics, check_statistics
 
 
 class Conv2d(nn.Conv2d):
@@ -46,10 +47,10 @@ class BatchNorm2d(nn.BatchNorm2d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        bn_statistics: ops.BatchNormStatistics = "per_step",
+        bn_statistics: BatchNormStatistics = "per_step",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        self.bn_statistics = ops.check_statistics(bn_statistics)
+        self.bn_statistics = check_statistics(bn_statistics)
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
         if x.dim() not in (4, 5):

@@ -1,8 +1,8 @@
 """Layers that run whole stages (batch norm, neuron, pooling) as one operator and convolve at live weights only."""
 
 from snn_sparse.nn.fused.layers import FusedBatchNorm2d, FusedConv2d, FusedLinear, FusedMaxPool2d
+from snn_sparse.nn.fused.masked import Masked
 from snn_sparse.nn.fused.neuron import FusedIF, FusedLIF, FusedNeuron, FusedParametricLIF
-from snn_sparse.nn.fused.plan import Plan
 
 __all__ = [
     "FusedBatchNorm2d",
@@ -13,5 +13,5 @@ __all__ = [
     "FusedMaxPool2d",
     "FusedNeuron",
     "FusedParametricLIF",
-    "Plan",
+    "Masked",
 ]
