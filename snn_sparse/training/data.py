@@ -1,11 +1,11 @@
 """A whole image set as one uint8 tensor on the training device, and batches of it."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 
-from snn_sparse.ops.image_batch import image_batch, normalise
 from snn_sparse.training.augment import Augmentation
 
 
@@ -43,8 +43,9 @@ class ImageSet:
         return ImageSet(self.images.to(device), self.labels.to(device), self.mean, self.std)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 pixels -> float32, scaled to 0..1, minus ``mean``, divided by ``std``."""
-        return normalise(pixels, self.mean, self.std)
+        """Turn uint8 pixels ``[N, C, H, W]`` into float32, scaled to 0..1, minus ``mean``, divided by ``std``."""
+        centre, deviation = _statistics(self.mean, self.std, pixels.device)[:, :, None, None]
+        return (pixels.float() / 255 - centre) / deviation
 
     def batches(
         self,
@@ -70,6 +71,10 @@ class ImageSet:
         Raises:
             ValueError: ``batch_size`` below 1, or another ``memory_format``. TypeError: another ``dtype``.
         """
+        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise TypeError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
+        if memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise ValueError(f"memory_format must be contiguous_format or channels_last, got {memory_format}")
         bounds, device = batch_bounds(len(self), batch_size), self.images.device
         draws = None
         if generator is None:
@@ -81,11 +86,15 @@ class ImageSet:
                 draws = augmentation.draw(sizes, height, width, generator).to(device)
         labels = self.labels[order]
         for part in bounds:
-            given = None if draws is None else draws[part]
-            images = image_batch(
-                self.images, order[part], self.mean, self.std, given, dtype=dtype, memory_format=memory_format
-            )
-            yield images, labels[part]
+            pixels = self.images[order[part]]
+            pixels = pixels if draws is None else draws[part].apply(pixels)
+            yield self.normalise(pixels).to(dtype=dtype, memory_format=memory_format), labels[part]
+
+
+@functools.lru_cache(maxsize=256)
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """``mean`` and ``std`` as float32 ``[2, C]`` on a device; kept, since a copy would wait for the host."""
+    return torch.tensor((mean, std), dtype=torch.float32, device=device)
 
 
 def batch_bounds(n: int, batch_size: int) -> list[slice]:

@@ -36,7 +36,7 @@ class _Live:
                     values.grad = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As the ordinary optimizer's, for the weights."""
+        """Drop (or zero) the gradients of the weights."""
         super().zero_grad(set_to_none)  # type: ignore[misc]
         for weight, _, _ in self._masked:
             if weight.grad is not None and not set_to_none:
@@ -46,9 +46,9 @@ class _Live:
 
 
 def live_optimizer(
-    kind: type[torch.optim.Optimizer], model: nn.Module, alive: Mapping[str, torch.Tensor], **options: Any
+    kind: type[torch.optim.Optimizer], model: nn.Module, keep: Mapping[str, torch.Tensor], **options: Any
 ) -> torch.optim.Optimizer:
-    """An optimizer of class ``kind`` that updates, and keeps state for, the live entries only.
+    """Make an optimizer of class ``kind`` that updates, and keeps state for, the live entries only.
 
     It gives the numbers that ``kind`` gives for masked dense weights and gradients. The gradients that it reads are the
     weights' own (``weight.grad``). Parameters without a mask, and masks of more than half, are treated as usual.
@@ -56,19 +56,19 @@ def live_optimizer(
     Args:
         kind: such as ``torch.optim.SGD`` or ``torch.optim.Adam``; any optimizer that works element by element.
         model: its parameters are optimized.
-        alive: parameter name -> bool tensor (such as a :class:`snn_sparse.Mask`); weights must be zero where false.
+        keep: parameter name -> bool tensor (such as a :class:`snn_sparse.Mask`); weights must be zero where false.
         **options: of ``kind``.
 
     Raises:
         ValueError: a mask without a parameter, or of another shape.
     """
     parameters = dict(model.named_parameters())
-    for name, mask in alive.items():
+    for name, mask in keep.items():
         if name not in parameters or parameters[name].shape != mask.shape:
-            raise ValueError(f"alive: {name!r} is no parameter of the model, or of another shape")
+            raise ValueError(f"keep: {name!r} is no parameter of the model, or of another shape")
     masked, optimized = [], []
     for name, p in parameters.items():
-        found = alive.get(name)
+        found = keep.get(name)
         mask = torch.ones_like(p, dtype=torch.bool) if found is None else found
         if found is None or int(mask.count_nonzero()) > DENSE_ENOUGH * mask.numel() or not p.is_contiguous():
             optimized.append(p)

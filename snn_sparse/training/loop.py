@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from snn_sparse.ops import predict
-from snn_sparse.ops.device import upcast
 from snn_sparse.training.data import ImageSet
-from snn_sparse.training.step import TrainStep, autocast, check_precision
+from snn_sparse.training.step import TrainStep, autocast, check_precision, upcast
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 

@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
-from snn_sparse.ops.device import kernels_run
-from snn_sparse.training.fused_optimizer import FusedAdam, FusedSGD
 from snn_sparse.training.live import live_optimizer
 
 OptimizerName = Literal["sgd", "adam"]
@@ -21,9 +19,11 @@ def make_optimizer(
     learning_rate: float,
     momentum: float = 0.9,
     weight_decay: float | None = None,
-    alive: Mapping[str, torch.Tensor] | None = None,
+    keep: Mapping[str, torch.Tensor] | None = None,
 ) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam: one kernel launch a step on an NVIDIA GPU where kernels run, else torch's.
+    """Make SGD with momentum, or Adam: on a CPU of the live weights only, on a GPU torch's fused ones.
+
+    On a GPU the learning rate is a tensor, so that a CUDA graph that holds a step reads it anew.
 
     Args:
         model: its parameters are optimized.
@@ -31,39 +31,32 @@ def make_optimizer(
         learning_rate: at the first epoch.
         momentum: of SGD.
         weight_decay: ``None``: as published, 5e-4 for SGD and none for Adam.
-        alive: entries to update, by parameter name (see :func:`live_optimizer` and :class:`FusedSGD`); ``None``: all.
+        keep: entries to update, by parameter name (see :func:`live_optimizer`); ``None``: all. Gradients must be zero
+            elsewhere, as :meth:`snn_sparse.Mask.apply_` sees to.
 
     Raises:
         ValueError: unknown name.
     """
+    options: dict[str, Any]
     if name == "sgd":
-        decay = 5e-4 if weight_decay is None else weight_decay
         kind: type[torch.optim.Optimizer] = torch.optim.SGD
-        options: dict[str, Any] = {"lr": learning_rate, "momentum": momentum, "weight_decay": decay}
+        options = {"momentum": momentum, "weight_decay": 5e-4 if weight_decay is None else weight_decay}
     elif name == "adam":
-        kind, options = torch.optim.Adam, {"lr": learning_rate, "weight_decay": weight_decay or 0.0}
+        kind, options = torch.optim.Adam, {"weight_decay": weight_decay or 0.0}
     else:
         raise ValueError(f"unknown optimizer {name!r}: choose from sgd, adam")
-    if _kernels_take(model):
-        return (FusedSGD if name == "sgd" else FusedAdam)(model, alive, **options)
-    if alive is not None:
-        return live_optimizer(kind, model, alive, **options)
-    return kind(model.parameters(), **options)
-
-
-def _kernels_take(model: nn.Module) -> bool:
-    """Whether a fused optimizer can hold all parameters: float32, dense, on one GPU where its kernel runs."""
     parameters = list(model.parameters())
-    return (
-        len({p.device for p in parameters}) == 1
-        and all(p.is_cuda and p.dtype == torch.float32 for p in parameters)
-        and all(torch.empty_like(p, device="meta").stride() == p.stride() for p in parameters)
-        and kernels_run(parameters[0], "optimizer")
-    )
+    if all(p.is_cuda for p in parameters):
+        rate = torch.tensor(learning_rate, device=parameters[0].device)
+        options |= {"capturable": True} if name == "adam" else {}
+        return kind(parameters, lr=rate, fused=True, **options)  # type: ignore[call-arg]
+    if keep is not None:
+        return live_optimizer(kind, model, keep, lr=learning_rate, **options)
+    return kind(parameters, lr=learning_rate, **options)  # type: ignore[call-arg]
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, name: SchedulerName, epochs: int) -> LRScheduler:
-    """Cosine to zero over ``epochs``, or steps of 0.1 at half and three quarters of them; stepped once an epoch.
+    """Make a schedule, stepped once an epoch: cosine to zero, or 0.1 at half and three quarters of ``epochs``.
 
     Raises:
         ValueError: unknown name.

@@ -4,20 +4,19 @@ import warnings
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from snn_sparse.ops import temporal_cross_entropy
-from snn_sparse.ops.cuda_graphs import CudaGraphs, Replayable, describe
-from snn_sparse.ops.device import upcast
+from snn_sparse.training.cuda_graphs import CudaGraphs, Replayable, describe
 
 Tensor = torch.Tensor
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-WARMUP = 3  # eager steps of each kind of batch before its capture: kernels compile, plans are timed, cuDNN chooses
+WARMUP = 3  # eager steps of each kind of batch before its capture: kernels compile, layers are tuned, cuDNN chooses
 MAX_KINDS = 4  # kinds of batch whose graphs are kept, the last used
 
 
@@ -39,15 +38,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
-@runtime_checkable
-class Prepared(Protocol):
-    """An optimizer whose captured step reads the learning rate anew, such as :class:`.fused_optimizer.FusedSGD`."""
+def upcast(x: Tensor) -> Tensor:
+    """Turn half precision into float32; anything else stays."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
-    def prepare(self) -> None:
-        """Before each replay."""
 
-    def after_capture(self) -> None:
-        """After each capture, before its first replay."""
+def _capturable(group: dict[str, Any]) -> bool:
+    """Whether a step of an optimizer's group waits for nothing on the host, and reads the learning rate anew."""
+    return bool(group.get("capturable", True)) and isinstance(group.get("lr"), Tensor)
 
 
 @dataclass
@@ -69,29 +67,14 @@ class _Kind:
     recording: _Recording | None = None
 
 
-@dataclass(frozen=True)
-class _Network:
-    """What graphs take for granted of a network and its optimizer.
-
-    Attributes:
-        fixed: where the tensors are, what trains, masks, hooks and options; graphs of another one are of no use.
-        versions: of the parameters; they move where anything but a replay or a fused optimizer writes.
-        held: masks and hooks, kept so that no other takes their ``id``.
-    """
-
-    fixed: tuple[list[Any], ...]
-    versions: list[int]
-    held: list[Any]
-
-
 class TrainStep:
     """One training step: forward, loss, backward, update; captured in CUDA graphs where that is possible.
 
     The loss is :func:`snn_sparse.temporal_cross_entropy` of the logits in float32. Each kind of batch (shape and
     strides of the images, T, which modules train) gets its own graphs: its first three steps run as usual, the fourth
     is captured and, like all later ones, replayed. A new mask, a moved or frozen parameter, or another option of the
-    optimizer (for torch's own ones a changed learning rate too) starts this anew. If something cannot be captured, such
-    as a module that waits for the device, a warning says so once, and all steps run as usual from then on.
+    optimizer starts this anew; the learning rate is read at every step. If something cannot be captured, such as a
+    module that waits for the device, a warning says so once, and all steps run as usual from then on.
 
     Gradients are dropped before they are computed, never added up; after a replayed step ``grad`` is of no use.
 
@@ -99,8 +82,8 @@ class TrainStep:
         model: the network, called with images and answering with logits ``[T, N, K]``.
         optimizer: of its parameters.
         dtype: float32, or bfloat16: forward pass and loss run under ``torch.autocast``.
-        graph: ``None``: capture where images are on an NVIDIA GPU and the optimizer can be captured (``FusedSGD``,
-            ``FusedAdam``, or torch's with ``capturable=True``); ``False``: never; ``True``: refuse to go without.
+        graph: ``None``: capture where images are on an NVIDIA GPU and the optimizer can be captured (its learning rate
+            is a tensor, and ``capturable=True`` where it has that option); ``False``: never; ``True``: insist on it.
 
     Raises:
         ValueError: another dtype, or ``graph=True`` where steps cannot be captured.
@@ -116,18 +99,18 @@ class TrainStep:
     ) -> None:
         self.model, self.optimizer, self.dtype = model, optimizer, check_precision(dtype)
         self._modules = list(model.modules())
-        self._masked: list[Any] = [m for m in self._modules if hasattr(m, "live_mask")]
-        self._prepared: Prepared | None = optimizer if isinstance(optimizer, Prepared) else None
-        capturable = self._prepared or all(group.get("capturable") for group in optimizer.param_groups)
+        self._masked: list[Any] = [m for m in self._modules if hasattr(m, "keep_mask")]
+        capturable = all(_capturable(group) for group in optimizer.param_groups)
         self._wanted, self._may_capture = bool(graph), graph is not False and bool(capturable)
         if graph and not (capturable and all(CudaGraphs.take(p) for p in model.parameters())):
             raise ValueError(
-                "graph=True needs a network on an NVIDIA GPU and an optimizer that can be captured: FusedSGD, "
-                "FusedAdam, or one of torch's with capturable=True"
+                "graph=True needs a network on an NVIDIA GPU and an optimizer that can be captured: its lr a tensor, "
+                "and capturable=True where it has that option"
             )
         self._graphs: CudaGraphs | None = None
         self._kinds: OrderedDict[tuple[Any, ...], _Kind] = OrderedDict()
-        self._network: _Network | None = None
+        self._fixed: tuple[list[Any], ...] | None = None
+        self._held: list[Any] = []  # masks and hooks, so that no other takes their `id`
         self._last: _Recording | None = None
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
@@ -149,23 +132,18 @@ class TrainStep:
         if not (taken and self._may_capture):
             return self._eager(x, y)
         self._graphs = self._graphs or CudaGraphs(x.device)
-        before, now = self._network, self._look()
-        if before is None or now.fixed != before.fixed:
+        fixed = self._look()
+        if fixed != self._fixed:
             self._forget()
-        # weights that somebody else has written: the network's hooks that watch their versions must see them
-        written = before is not None and now.versions != before.versions
+        self._fixed = fixed
         kind = self._kind(x, y)
         if kind.recording is None and kind.steps >= WARMUP:
             self._record(kind, x, y)
-            now = self._look()
-        if kind.recording is not None and not written:
-            self._network = now  # a replay moves no version
+        if kind.recording is not None:
             return self._replay(kind.recording, x, y)
         kind.steps += 1
         with self._graphs.aside():
-            loss = self._eager(x, y)
-        self._network = self._look()
-        return loss
+            return self._eager(x, y)
 
     def _eager(self, x: Tensor, y: Tensor) -> Tensor:
         self._last = None
@@ -191,8 +169,6 @@ class TrainStep:
             self._last = recording
         recording.x.copy_(x, non_blocking=True)
         recording.y.copy_(y, non_blocking=True)
-        if self._prepared is not None:
-            self._prepared.prepare()
         recording.backward.replay()
         recording.update.replay()
         return recording.loss
@@ -211,13 +187,8 @@ class TrainStep:
         self._drop_gradients()  # so that their memory is free for the capture
         loss = torch.zeros((), device=x.device)
         others = [kind.recording.backward for kind in self._kinds.values() if kind.recording is not None]
-        # A mask's pre-hook looks for moved versions. A fused optimizer moves none, so that nothing of the hook is
-        # captured; others do, and zeroing pruned weights becomes part of every replay.
         backward = self._graphs.capture(lambda: loss.copy_(self._backward(x, y)), others[0] if others else None)
-        # By itself, in its own memory: the optimizer fills a table of its launch once, which others would overwrite.
         update = self._graphs.capture(self.optimizer.step)
-        if self._prepared is not None:
-            self._prepared.after_capture()
         return _Recording(x, y, loss, backward, update)
 
     def _kind(self, x: Tensor, y: Tensor) -> _Kind:
@@ -235,18 +206,18 @@ class TrainStep:
         self._last = None
         self._drop_gradients()
 
-    def _look(self) -> _Network:
-        tensors, versions = [], []
+    def _look(self) -> tuple[list[Any], ...]:
+        """List what graphs take for granted: where tensors are, what trains, masks, hooks, the optimizer's options."""
+        tensors: list[Tensor] = []
         for module in self._modules:
-            parameters = [p for p in module._parameters.values() if p is not None]
-            tensors += parameters + [b for b in module._buffers.values() if b is not None]
-            versions += [p._version for p in parameters]
-        held = [m.live_mask for m in self._masked] + list(self.model._forward_pre_hooks.values())
+            tensors += [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+        self._held = [m.keep_mask for m in self._masked] + list(self.model._forward_pre_hooks.values())
         places = [(t.data_ptr(), t.requires_grad) for t in tensors]
-        return _Network((places, [id(x) for x in held], self._options()), versions, held)
+        return places, [id(x) for x in self._held], self._options()
 
     def _options(self) -> list[Any]:
-        """What a captured update takes for constant."""
-        read_anew = ("params", "initial_lr") if self._prepared is None else ("params", "initial_lr", "lr")
-        options = [(k, v) for group in self.optimizer.param_groups for k, v in group.items() if k not in read_anew]
+        """List what a captured update takes for constant; a tensor's value is read anew, from where it is."""
+        options = [
+            (k, v) for g in self.optimizer.param_groups for k, v in g.items() if k not in ("params", "initial_lr")
+        ]
         return [(k, v.data_ptr() if isinstance(v, Tensor) else v) for k, v in options]
