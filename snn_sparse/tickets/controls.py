@@ -1,4 +1,4 @@
-"""What winning tickets are compared against: random masks, SNIP, and tickets found on a conventional network."""
+"""Controls of winning tickets: random masks, SNIP, and tickets found on a conventional network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from snn_sparse.tickets.imp import iterative_magnitude_pruning
 from snn_sparse.tickets.mask import Mask
 from snn_sparse.tickets.pruning import random_mask, snip_mask
 from snn_sparse.tickets.run_files import RunFiles
-from snn_sparse.tickets.search import Search, run_directory_of, snapshot
+from snn_sparse.tickets.search import Search, rewind, run_directory_of, snapshot
 from snn_sparse.tickets.settings import SPARSITIES
 from snn_sparse.tickets.ticket import Ticket
 
@@ -41,7 +41,7 @@ def random_tickets(search: Search, like: str | Path) -> None:
         if search.finished(level) is not None:
             continue
         mask = random_mask(ticket.mask, search.generator("random mask", level)).to(search.settings.device)
-        model.load_state_dict(dense.rewind)
+        rewind(model, dense.rewind)
         result = search.train(model, mask, level, int(ticket.meta["epochs"]))
         search.finish(model, mask, dense.rewind, level, result)
 

@@ -5,6 +5,7 @@ from snn_sparse.tickets.mask import Mask, mask_distance
 from snn_sparse.tickets.pruning import magnitude_mask
 from snn_sparse.tickets.search import Search, snapshot
 from snn_sparse.tickets.settings import SPARSITIES
+from snn_sparse.tickets.ticket import Ticket
 
 WINDOW = 5  # masks that are compared
 DISTANCE = 0.02  # largest fraction of differing entries at which the mask counts as settled
@@ -24,18 +25,17 @@ def early_bird(search: Search) -> None:
     search.planned_epochs = 2 * s.end_iter
     model = search.new_model()
     initial = snapshot(model)
-    if search.finished(0) is None:
-        _dense_run(search, model)
+    dense = search.finished(0) or _dense_run(search, model)
     if search.finished(1) is not None:
         return
-    search.planned_epochs = search.files.metrics()[-1]["epoch"] + s.end_iter
+    search.planned_epochs = int(dense.meta["epochs"]) + s.end_iter
     mask = Mask(search.memory["masks"][-1])
     model = search.new_model()
     result = search.train(model, mask, 1, s.end_iter)
     search.finish(model, mask, initial, 1, result, early_bird_epoch=search.memory["drawn"])
 
 
-def _dense_run(search: Search, model: SpikingNetwork) -> None:
+def _dense_run(search: Search, model: SpikingNetwork) -> Ticket:
     s = search.settings
     percent = SPARSITIES[s.sparsity_round]
     initial = snapshot(model)
@@ -61,4 +61,4 @@ def _dense_run(search: Search, model: SpikingNetwork) -> None:
 
     result = search.train(model, dense, 0, s.end_iter, 2 * s.learning_rate, settled, after_epoch)
     search.memory["masks"] = search.memory["masks"][-1:]
-    search.finish(model, dense, initial, 0, result)
+    return search.finish(model, dense, initial, 0, result)

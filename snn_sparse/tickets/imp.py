@@ -5,7 +5,7 @@ from collections.abc import Callable
 from snn_sparse.models import SpikingNetwork
 from snn_sparse.tickets.mask import Mask
 from snn_sparse.tickets.pruning import prune_magnitude
-from snn_sparse.tickets.search import Search, snapshot
+from snn_sparse.tickets.search import Search, rewind, snapshot
 
 NextMask = Callable[[int, SpikingNetwork, Mask], Mask]
 
@@ -39,7 +39,7 @@ def iterative_magnitude_pruning(search: Search, next_mask: NextMask | None = Non
             _train_dense(search, model, mask)
             continue
         mask = next_mask(level, model, mask)
-        model.load_state_dict(search.memory["rewind"])
+        rewind(model, search.memory["rewind"])
         last = level == s.prune_iterations - 1
         model.timesteps = s.timestep if last else search.memory.get("timesteps_early", s.timestep)
         result = search.train(model, mask, level, s.end_iter - s.rewinding_epoch)

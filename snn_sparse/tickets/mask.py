@@ -18,21 +18,21 @@ class Mask(Mapping[str, torch.Tensor]):
     A mask never changes: pruning returns a new one.
 
     Args:
-        alive: the tensors, by parameter name.
+        keep: the tensors, by parameter name.
 
     Raises:
         TypeError: an entry is no bool tensor.
     """
 
-    def __init__(self, alive: Mapping[str, torch.Tensor]) -> None:
-        for name, tensor in alive.items():
+    def __init__(self, keep: Mapping[str, torch.Tensor]) -> None:
+        for name, tensor in keep.items():
             if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.bool:
                 raise TypeError(f"mask {name!r} must be a bool tensor")
-        self._alive = dict(alive)
+        self._keep = dict(keep)
 
     @classmethod
     def dense(cls, model: nn.Module) -> "Mask":
-        """The mask under which every prunable weight of ``model`` is alive.
+        """Make the mask under which every prunable weight of ``model`` is alive.
 
         Raises:
             ValueError: the model has no prunable weight.
@@ -43,13 +43,13 @@ class Mask(Mapping[str, torch.Tensor]):
         return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in weights.items()})
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._alive[name]
+        return self._keep[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._alive)
+        return iter(self._keep)
 
     def __len__(self) -> int:
-        return len(self._alive)
+        return len(self._keep)
 
     def __repr__(self) -> str:
         return f"Mask({len(self)} layers, {self.live} of {self.size} weights alive, {self.sparsity:.2f} % pruned)"
@@ -70,7 +70,7 @@ class Mask(Mapping[str, torch.Tensor]):
         return 100.0 * (1.0 - self.live / self.size) if self.size else 0.0
 
     def to(self, device: torch.device | str) -> "Mask":
-        """The same mask on another device."""
+        """Move it to another device."""
         return Mask({name: m.to(device) for name, m in self.items()})
 
     def equal(self, other: "Mask") -> bool:
@@ -93,8 +93,9 @@ class Mask(Mapping[str, torch.Tensor]):
     def apply_(self, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
         """Zero the pruned weights of ``model`` and keep them zero while it trains; replaces an earlier mask.
 
-        From then on the gradient of a pruned weight is exactly zero, and so, for a new optimizer, are its state and its
-        updates, weight decay included. Each forward pass makes sure of the weights themselves.
+        Fused layers own their mask: they compute under it, and the gradient of a pruned weight is exactly zero; other
+        layers are held by hooks. For a new optimizer its state and updates there are zero too, weight decay included. A
+        pruned weight that somebody writes, through ``.data`` too, counts as zero in every forward pass.
 
         Args:
             model: masked in place.
@@ -108,91 +109,98 @@ class Mask(Mapping[str, torch.Tensor]):
         """
         self.check(model)
         self.remove_(model)
-        keeper = _Keeper(self)
-        keeper.handle = model.register_forward_pre_hook(keeper)
-        keeper(model, None)
+        foreign = {}
+        for name, mask in self.items():
+            owner = _owner(model, name)
+            if owner is not None:
+                owner.set_mask(mask)
+            else:
+                foreign[name] = mask
+        if foreign:
+            guard = _Guard(foreign)
+            guard.handle = model.register_forward_pre_hook(guard)
+            guard(model, None)
         if optimizer is not None:
-            keeper.clear_state(model, optimizer)
+            self._clear_state(model, optimizer)
         return model
 
-    @staticmethod
-    def remove_(model: nn.Module) -> None:
-        """Let all weights of ``model`` train again; the pruned ones start from zero."""
-        for hook in list(model._forward_pre_hooks.values()):
-            if isinstance(hook, _Keeper):
-                hook.release(model)
-
-
-def _owner(model: nn.Module, name: str) -> Any:
-    """The layer that holds a weight, if it can compute by a mask; else None."""
-    module = model.get_submodule(name.rpartition(".")[0])
-    return module if name.endswith(".weight") and hasattr(module, "set_mask") else None
-
-
-class _Keeper:
-    """Forward pre-hook that keeps pruned weights and their gradients at zero."""
-
-    def __init__(self, mask: Mask) -> None:
-        self.mask = mask
-        self.handle: Any = None
-        self._guarded: dict[str, tuple[nn.Parameter, Any, torch.Tensor, int]] = {}
-
-    def __deepcopy__(self, memo: dict) -> "_Keeper":
-        # A copied model has new parameters: the copy guards those, from its first forward pass on.
-        return _Keeper(self.mask)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickling: hooks are registered again by the first forward pass."""
-        return {"mask": self.mask}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.mask, self.handle, self._guarded = state["mask"], None, {}
-
-    def __call__(self, model: nn.Module, _inputs: Any) -> None:
-        """Zero what an optimizer may have moved since the last call; guard parameters that are new."""
-        weights = prunable(model)
-        for name in self.mask:
-            weight, owner = weights[name], _owner(model, name)
-            if getattr(owner, "live_mask", owner) is not self.mask[name] and owner is not None:
-                owner.set_mask(self.mask[name])
-            known = self._guarded.get(name)
-            if known is None or known[0] is not weight or known[2].device != weight.device:
-                known = self._guard(name, weight, owner)
-            if weight._version != known[3]:
-                with torch.no_grad():
-                    weight.masked_fill_(known[2], 0)
-                self._guarded[name] = (*known[:3], weight._version)
-
-    def _guard(self, name: str, weight: nn.Parameter, owner: Any) -> tuple[nn.Parameter, Any, torch.Tensor, int]:
-        if name in self._guarded and self._guarded[name][1] is not None:
-            self._guarded[name][1].remove()
-        pruned = ~self.mask[name].to(weight.device)
-
-        def gradient_hook(grad: torch.Tensor) -> torch.Tensor:
-            return grad if owner is not None and owner.gradient_is_masked else grad.masked_fill(pruned, 0)
-
-        handle = weight.register_hook(gradient_hook) if weight.requires_grad else None
-        self._guarded[name] = (weight, handle, pruned, -1)
-        if weight.grad is not None:
-            weight.grad.masked_fill_(pruned, 0)
-        return self._guarded[name]
-
-    def clear_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    @torch.no_grad()
+    def _clear_state(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Zero the optimizer's state (momentum, moments) at the pruned weights."""
         for name, weight in prunable(model).items():
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                    value.masked_fill_(self._guarded[name][2], 0)
+                    value.masked_fill_(~self[name].to(value.device), 0)
 
-    def release(self, model: nn.Module) -> None:
-        """Remove all hooks; layers that compute by the mask forget it."""
-        for name in self.mask:
-            owner = _owner(model, name)
-            if owner is not None:
-                owner.set_mask(None)
-        for _, handle, _, _ in self._guarded.values():
-            if handle is not None:
-                handle.remove()
+    @staticmethod
+    def remove_(model: nn.Module) -> None:
+        """Let all weights of ``model`` train again; the pruned ones start from zero."""
+        for module in model.modules():
+            if getattr(module, "keep_mask", None) is not None:
+                module.set_mask(None)  # type: ignore[operator]
+        for hook in list(model._forward_pre_hooks.values()):
+            if isinstance(hook, _Guard):
+                hook.release()
+
+
+def _owner(model: nn.Module, name: str) -> Any:
+    """The layer that holds a weight, if it owns its mask; else None."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    return module if name.endswith(".weight") and hasattr(module, "set_mask") else None
+
+
+class _Guard:
+    """Forward pre-hook that keeps pruned weights of foreign layers, and their gradients, at zero."""
+
+    def __init__(self, masks: Mapping[str, torch.Tensor]) -> None:
+        self.masks = dict(masks)
+        self.handle: Any = None
+        self._guarded: dict[str, tuple[nn.Parameter, Any]] = {}
+
+    def __deepcopy__(self, memo: dict) -> "_Guard":
+        # A copied model has new parameters: the copy guards those, from its first forward pass on.
+        return _Guard(self.masks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: hooks are registered again by the first forward pass."""
+        return {"masks": self.masks}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.masks, self.handle, self._guarded = state["masks"], None, {}
+
+    def __call__(self, model: nn.Module, _inputs: Any) -> None:
+        """Zero what anybody has written to pruned weights; guard parameters that are new."""
+        for name in [n for n in self.masks if _owner(model, n) is not None]:  # the network was fused since
+            self._release(name)
+            _owner(model, name).set_mask(self.masks.pop(name))
+        weights = dict(model.named_parameters())
+        for name, mask in self.masks.items():
+            weight = weights[name]
+            if mask.device != weight.device:
+                mask = self.masks[name] = mask.to(weight.device)
+            weight.data.masked_fill_(~mask, 0)
+            if self._guarded.get(name, (None,))[0] is not weight:
+                self._guard(name, weight)
+
+    def _guard(self, name: str, weight: nn.Parameter) -> None:
+        if name in self._guarded and self._guarded[name][1] is not None:
+            self._guarded[name][1].remove()
+        handle = (
+            weight.register_hook(lambda grad: grad.masked_fill(~self.masks[name], 0)) if weight.requires_grad else None
+        )
+        self._guarded[name] = (weight, handle)
+        if weight.grad is not None:
+            weight.grad.masked_fill_(~self.masks[name], 0)
+
+    def _release(self, name: str) -> None:
+        _, handle = self._guarded.pop(name, (None, None))
+        if handle is not None:
+            handle.remove()
+
+    def release(self) -> None:
+        """Remove all hooks."""
+        for name in list(self._guarded):
+            self._release(name)
         if self.handle is not None:
             self.handle.remove()
 

@@ -1,4 +1,4 @@
-"""What a search tells while it runs. The base class is silent; the command line prints."""
+"""Progress that a search tells of while it runs. The base class is silent; the command line prints."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One line of ``metrics.jsonl``.
+    """Line of ``metrics.jsonl``: one epoch.
 
     Attributes:
         level, epoch, epochs: where the search stands; epochs count from 1.
@@ -35,13 +35,16 @@ class EpochReport:
 
 
 class Progress:
-    """Told of what happens; does nothing."""
+    """Listener that a search tells what happens; this one does nothing."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Hear of something worth a line."""
 
     def epoch(self, report: EpochReport, seconds_left: float) -> None:
-        """One epoch is done; ``seconds_left`` estimates the rest of the search."""
+        """Hear that an epoch is done; ``seconds_left`` estimates the rest of the search."""
 
     def level_done(self, level: int, sparsity: float, accuracy: float, seconds: float, ticket: Path) -> None:
-        """A level is done and its ticket written."""
+        """Hear that a level is done and its ticket written."""
+
+    def close(self) -> None:
+        """End, whether the search is done or was stopped; called by whoever runs the search."""

@@ -121,7 +121,7 @@ class RunFiles:
         save_checkpoint(self.root / "memory.pt", memory)
 
     def load_memory(self, device: str) -> dict[str, Any]:
-        """What earlier levels left to remember; empty at the start."""
+        """Read what earlier levels left to remember; empty at the start."""
         path = self.root / "memory.pt"
         return load_checkpoint(path, device) if path.exists() else {}
 

@@ -45,9 +45,15 @@ def snapshot(model: torch.nn.Module) -> State:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
+def rewind(model: torch.nn.Module, state: State) -> None:
+    """Take ``model`` back to a ``state_dict``; no earlier mask holds any more."""
+    Mask.remove_(model)
+    model.load_state_dict(state)
+
+
 @dataclass
 class Level:
-    """What training one level came to."""
+    """Result of training one level."""
 
     epochs: int
     accuracy: float
@@ -159,7 +165,7 @@ class Search:
             if before_epoch is not None and before_epoch(done):
                 break
             loss = self._one_epoch(step, level, done)
-            lr = optimizer.param_groups[0]["lr"]
+            lr = float(optimizer.param_groups[0]["lr"])
             scheduler.step()
             timesteps, done = model.timesteps, done + 1
             if after_epoch is not None:

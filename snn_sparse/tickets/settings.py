@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from snn_sparse.models import ARCHITECTURES
-from snn_sparse.ops import check_statistics
+from snn_sparse.specs import check_statistics
 from snn_sparse.tickets.pruning import PruningScope
 from snn_sparse.training.optim import OptimizerName, SchedulerName
 from snn_sparse.training.step import Precision

@@ -1,11 +1,13 @@
 """Ticket files: a mask, its live weights (trained, and where training starts from), and how to build the network."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,19 +21,18 @@ State = dict[str, torch.Tensor]
 
 
 def _pack_bits(mask: torch.Tensor) -> torch.Tensor:
-    """Bool tensor -> uint8, eight entries a byte, first entry in the highest bit (as ``numpy.packbits``)."""
-    flat = torch.nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8))
-    return (flat.view(-1, 8) << torch.arange(7, -1, -1, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    """Pack a bool tensor into uint8, eight entries a byte, the first entry in the highest bit."""
+    return torch.from_numpy(np.packbits(mask.numpy()))
 
 
 def _unpack_bits(packed: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    bits = (packed[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
-    return bits.flatten()[: torch.Size(shape).numel()].bool().view(shape)
+    bits = np.unpackbits(packed.numpy(), count=math.prod(shape))
+    return torch.from_numpy(bits).bool().view(shape)
 
 
 @dataclass
 class Ticket:
-    """A subnetwork that can be built, evaluated and trained.
+    """A pruned subnetwork that can be built, evaluated and trained.
 
     Attributes:
         config: arguments of :func:`snn_sparse.build_model`.
@@ -50,7 +51,7 @@ class Ticket:
     def build(
         self, weights: Literal["trained", "rewind"] = "trained", device: torch.device | str = "cpu"
     ) -> SpikingNetwork:
-        """The network with these weights and the mask applied.
+        """Build the network, load these weights and apply the mask.
 
         Raises:
             ValueError: ``weights`` is neither ``trained`` nor ``rewind``.
