@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from snn_sparse import models, nn, ops, tickets, training
     from snn_sparse.fusion import fuse
     from snn_sparse.models import build_model
-    from snn_sparse.ops import predict, temporal_cross_entropy
+    from snn_sparse.ops import backend_report, predict, temporal_cross_entropy
+    from snn_sparse.specs import NeuronSpec
     from snn_sparse.tickets import (
         Mask,
         Ticket,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "snn_sparse.fusion": ("fuse",),
     "snn_sparse.models": ("build_model",),
-    "snn_sparse.ops": ("predict", "temporal_cross_entropy"),
+    "snn_sparse.ops": ("backend_report", "predict", "temporal_cross_entropy"),
+    "snn_sparse.specs": ("NeuronSpec",),
     "snn_sparse.tickets": (
         "Mask",
         "Ticket",
@@ -47,9 +49,11 @@ _MODULES = ("models", "nn", "ops", "tickets", "training")
 
 __all__ = [
     "Mask",
+    "NeuronSpec",
     "Ticket",
     "TrainStep",
     "__version__",
+    "backend_report",
     "build_model",
     "early_timestep",
     "fuse",

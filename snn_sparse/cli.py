@@ -1,8 +1,9 @@
-"""The command ``snn-sparse``: search, train, evaluate, plan, report, demo."""
+"""Command ``snn-sparse``: search, train, evaluate, plan, doctor, report, demo."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,17 +13,17 @@ from snn_sparse.version import __version__
 
 
 class InputError(Exception):
-    """Bad input: one line, exit status 2."""
+    """Bad input, told in one line; the exit status is 2."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block."""
+        """Print one line instead of argparse's usage block."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Build the parser of all commands; each sets ``run``, the function that carries it out."""
     parser = _Parser(
         prog="snn-sparse",
         description="Find, train and evaluate winning tickets of deep spiking neural networks.",
@@ -49,17 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="test accuracy of a ticket")
     evaluate.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
     flag(evaluate, "timestep", type=int, help="timesteps T (default: the ticket's)")
+    add_precision_flag(evaluate)
     add_data_flags(evaluate)
     evaluate.set_defaults(run=evaluate_command)
 
-    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this machine, timed against dense")
-    plan.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
-    flag(plan, "batch_size", type=int, default=128, help="images a step (default 128)")
-    flag(plan, "timestep", type=int, help="timesteps T (default: the ticket's)")
-    flag(plan, "image_size", type=int, default=32, help="side of the images in pixels (default 32)")
-    plan.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda if there is one)")
-    add_precision_flag(plan, note="bf16 on a GPU; a CPU computes in fp32")
-    plan.set_defaults(run=plan_command)
+    _add_machine_commands(commands)
 
     report = commands.add_parser("report", help="compare finished runs: table, page and plots")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
@@ -72,11 +67,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_machine_commands(commands: Any) -> None:
+    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this machine, timed against dense")
+    plan.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
+    flag(plan, "batch_size", type=int, default=128, help="images a step (default 128)")
+    flag(plan, "timestep", type=int, help="timesteps T (default: the ticket's)")
+    flag(plan, "image_size", type=int, default=32, help="side of the images in pixels (default 32)")
+    plan.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    add_precision_flag(plan, note="bf16 on a GPU; a CPU computes in fp32")
+    plan.set_defaults(run=plan_command)
+
+    doctor = commands.add_parser("doctor", help="what runs each operator on this machine, and why nothing faster does")
+    doctor.set_defaults(run=doctor_command)
+
+
 def _checked(action: Callable[[], Any]) -> Any:
-    """Run what looks at the input; its complaints become one line and exit status 2."""
+    """Run an action that looks at the input; its complaints become one line and exit status 2."""
     try:
         return action()
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise InputError(" ".join(str(error).split())) from error
 
 
@@ -101,15 +110,17 @@ def _load_data(args: argparse.Namespace, dataset: str) -> Any:
 
 
 def start_search(settings: Any, data: Any, out: Path, print_freq: int, levels: int | None = None) -> Any:
-    """A search that is ready to run: directory and configuration checked, one image sent through the network.
+    """Make a search ready to run: check directory and configuration, send one image through the network.
 
     Raises:
-        ValueError: the directory holds something else, or the images do not fit the network.
+        ValueError: the directory holds something else, the images do not fit the network, or ``print_freq`` is below 1.
     """
     from snn_sparse.console import ConsoleProgress
     from snn_sparse.tickets.run_files import RunFiles
     from snn_sparse.tickets.search import Search
 
+    if print_freq < 1:
+        raise ValueError(f"print_freq must be at least 1, got {print_freq}")
     count = levels or (settings.prune_iterations if settings.method in ("imp", "imp+et", "transfer") else 2)
     files = RunFiles(out)
     search = Search(settings, data.to(settings.device), files, ConsoleProgress(count, print_freq))
@@ -118,26 +129,33 @@ def start_search(settings: Any, data: Any, out: Path, print_freq: int, levels: i
     return search
 
 
-def finish_run(out: Path) -> dict[str, Any]:
-    """Write the report of a finished run, and print its table and where the page is."""
-    from snn_sparse.reports import HEADER, table_rows, text_table, write_report, write_summary
+def write_and_show(runs: Sequence[str | Path], out: str | Path) -> None:
+    """Write the report of finished runs into ``out``, and print its table and where the page is."""
+    from snn_sparse.console import print_table
+    from snn_sparse.reports import HEADER, table_rows, write_report, write_summary
 
-    report = write_summary(out)
-    page = write_report([report], out)
-    print(f"\n{text_table(HEADER, table_rows([report]))}\n\nreport: {page}")
-    return report
+    reports = [write_summary(run) for run in runs]
+    page = write_report(reports, out)
+    print_table(HEADER, table_rows(reports))
+    print(f"\nreport: {page}")
+
+
+def run_to_the_end(search: Any, action: Callable[[], None]) -> None:
+    """Carry a search out, then write and show its report; whatever happens, the terminal is left tidy."""
+    with closing(search.progress):
+        action()
+    print()
+    write_and_show([search.files.root], search.files.root)
 
 
 def run_search_command(args: argparse.Namespace) -> None:
-    """``snn-sparse search``."""
+    """Run ``snn-sparse search``: find tickets, or go on with a search that was stopped."""
     from snn_sparse.tickets.drivers import run_search
     from snn_sparse.tickets.settings import METHODS, Settings
 
     def prepare() -> tuple[Any, Path]:
         args.arch = args.arch or ("vgg_small" if args.dataset == "digits" else "vgg16")
         args.device = _device(args.device)
-        if args.print_freq < 1:
-            raise ValueError(f"print_freq must be at least 1, got {args.print_freq}")
         settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
         if (settings.method == "random") != (args.like is not None):
             raise ValueError("like (a run directory or ticket file) goes with method random, and only with it")
@@ -149,12 +167,11 @@ def run_search_command(args: argparse.Namespace) -> None:
     search, out = _checked(prepare)
     s = search.settings
     print(f"{s.method}: {METHODS[s.method]}\n{s.arch} on {s.dataset}, T = {s.timestep}, {s.device}, in {out}")
-    run_search(search, args.like)
-    finish_run(out)
+    run_to_the_end(search, lambda: run_search(search, args.like))
 
 
 def default_out(experiment: str, settings: Any) -> str:
-    """``runs/EXPERIMENT/METHOD-ARCH-DATASET-...``: one directory for each search of an experiment."""
+    """Name ``runs/EXPERIMENT/METHOD-ARCH-DATASET-...``, one directory for each search of an experiment."""
     parts = [settings.method.replace("+", "-"), settings.arch, settings.dataset]
     if settings.method in ("eb", "eb+et", "snip"):
         parts.append(f"sparsity{settings.sparsity_round}")
@@ -168,7 +185,7 @@ def _load_ticket(path: str) -> Any:
 
 
 def train_command(args: argparse.Namespace) -> None:
-    """``snn-sparse train``."""
+    """Run ``snn-sparse train``: train a ticket again, as its search did but for the flags that are given."""
     from dataclasses import replace
 
     from snn_sparse.tickets.retrain import retrain
@@ -192,80 +209,67 @@ def train_command(args: argparse.Namespace) -> None:
 
     search, out = _checked(prepare)
     print(f"training {args.ticket}: {ticket.mask.sparsity:.2f} % pruned, T = {search.settings.timestep}, in {out}")
-    retrain(search, ticket)
-    finish_run(out)
+    run_to_the_end(search, lambda: retrain(search, ticket))
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
-    """``snn-sparse evaluate``."""
+    """Run ``snn-sparse evaluate``: test accuracy of a ticket; data and precision default to those of its search."""
     from snn_sparse.fusion import fuse
     from snn_sparse.training import evaluate
+    from snn_sparse.training.step import PRECISIONS
 
     ticket = _load_ticket(args.ticket)
 
     def prepare() -> tuple[Any, Any]:
         device = _device(args.device)
-        data = _load_data(args, args.dataset or ticket.meta["settings"]["dataset"])
+        data = _load_data(args, args.dataset or ticket.meta["settings"]["dataset"]).to(device)
         model = ticket.build(device=device)
         if args.backend == "fused":
             model = fuse(model)
         if args.timestep is not None:
             model.timesteps = args.timestep
-        test = data.to(device).test
-        model.eval()(test.normalise(test.images[:1]))
-        return model, test
+        model.eval()(data.test.normalise(data.test.images[:1]))
+        return model, data
 
-    model, test = _checked(prepare)
+    model, data = _checked(prepare)
+    precision = args.precision or ticket.meta["settings"].get("precision", "fp32")
+    accuracy = evaluate(model, data.test, dtype=PRECISIONS[precision])
     print(
-        f"{ticket.config['arch']} on {ticket.meta['dataset']}, {ticket.mask.sparsity:.2f} % pruned, "
-        f"T = {model.timesteps}: test accuracy {evaluate(model, test):.2f} %"
+        f"{ticket.config['arch']} on {data.name}, {ticket.mask.sparsity:.2f} % pruned, "
+        f"T = {model.timesteps}: test accuracy {accuracy:.2f} %"
     )
 
 
 def plan_command(args: argparse.Namespace) -> None:
-    """``snn-sparse plan``."""
-    import torch
-
-    from snn_sparse.fusion.plans import HEADER, gpu_plan_rows, plan_rows
-    from snn_sparse.reports import text_table
+    """Run ``snn-sparse plan``: print how each layer of a ticket computes, timed against dense."""
+    from snn_sparse.cli_machine import layer_table
+    from snn_sparse.console import print_table
 
     ticket = _load_ticket(args.ticket)
+    print_table(*_checked(lambda: layer_table(args, ticket, _device(args.device))))
 
-    def prepare() -> list[tuple[str, ...]]:
-        for name in ("batch_size", "image_size"):
-            if getattr(args, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
-        model = ticket.build()
-        if args.timestep is not None:
-            model.timesteps = args.timestep
-        device, size = torch.device(_device(args.device)), (args.batch_size, model.in_channels, args.image_size)
-        if device.type == "cpu":
-            return plan_rows(model, *size)
-        dtype = torch.float32 if args.precision == "fp32" else torch.bfloat16
-        return gpu_plan_rows(model, *size, device, dtype)
 
-    rows = _checked(prepare)
-    print(text_table(HEADER, rows))
+def doctor_command(_args: argparse.Namespace) -> None:
+    """Run ``snn-sparse doctor``: print what runs where on this machine."""
+    from snn_sparse.cli_machine import print_backends
+
+    print_backends()
 
 
 def report_command(args: argparse.Namespace) -> None:
-    """``snn-sparse report``."""
-    from snn_sparse.reports import HEADER, table_rows, text_table, write_report, write_summary
-
-    reports = _checked(lambda: [write_summary(run) for run in args.runs])
-    page = _checked(lambda: write_report(reports, args.out))
-    print(f"{text_table(HEADER, table_rows(reports))}\n\nreport: {page}")
+    """Run ``snn-sparse report``: compare finished runs."""
+    _checked(lambda: write_and_show(args.runs, args.out))
 
 
 def demo_command(args: argparse.Namespace) -> None:
-    """``snn-sparse demo``."""
+    """Run ``snn-sparse demo``: every search and the random control on digits."""
     from snn_sparse.demo import run_demo
 
     run_demo(Path(args.out), lambda *arguments: _checked(lambda: start_search(*arguments)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    """Run a command line; returns the exit status: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
     try:
         args = build_parser().parse_args(argv)
         args.run(args)
@@ -276,7 +280,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nsnn-sparse: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
-        if type(error).__name__ != "DivergedError":
+        from snn_sparse.tickets.search import DivergedError  # only now: it imports torch
+
+        if not isinstance(error, DivergedError):
             raise
         print(f"snn-sparse: error: {error}", file=sys.stderr)
         return 1

@@ -24,7 +24,7 @@ def flag(parser: Any, name: str, **options: Any) -> None:
 
 
 def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Flags that say where the images come from and where to compute."""
+    """Add the flags that say where the images come from and where to compute."""
     group = parser.add_argument_group("data and device")
     listed = ", ".join(DATASETS)
     note = f"default {default}" if default else "default: the ticket's"
@@ -39,13 +39,13 @@ def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) 
 
 
 def add_precision_flag(parser: Any, default: str | None = None, note: str = "as in the search") -> None:
-    """What forward pass and loss are computed in; ``note`` explains what None stands for."""
+    """Add ``--precision``, that of forward pass and loss; ``note`` explains what None stands for."""
     text = f"fp32, or bf16: faster on a GPU, weights stay float32 (default: {default or note})"
     parser.add_argument("--precision", default=default, choices=("fp32", "bf16"), help=text)
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """All flags of ``snn-sparse search``."""
+    """Add all flags of ``snn-sparse search``, in groups, and its description."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = "Find winning tickets. Methods:\n" + "".join(f"  {m:9} {text}\n" for m, text in METHOD_HELP)
     parser.epilog = (

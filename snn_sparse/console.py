@@ -1,15 +1,47 @@
-"""What the command line shows while a search runs."""
+"""Terminal output of the command line: tables, and the progress of a search."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from snn_sparse.reports.compare import duration
 from snn_sparse.tickets.progress import EpochReport, Progress
 
+UNLIMITED = 10_000  # columns of a file or pipe, where nothing needs to fit
+
+
+def make_console(stream: TextIO | None = None) -> Console:
+    """Console on ``stream`` (standard output if left out) that prints text as it is: no markup, no cut lines."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else UNLIMITED
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None) -> None:
+    """Print a table: first column to the left, the others to the right; a narrow terminal folds cells, nothing is cut.
+
+    Args:
+        header: names of the columns.
+        rows: one cell a column.
+        stream: where to write; standard output if left out.
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    make_console(stream).print(table, soft_wrap=False)
+
 
 class ConsoleProgress(Progress):
-    """On a terminal one line that moves with every epoch; elsewhere a line every ``print_freq`` epochs.
+    """Progress on a terminal: one line that moves with every epoch; elsewhere a line every ``print_freq`` epochs.
 
     Args:
         levels: number of levels, for "level 2/7".
@@ -20,24 +52,16 @@ class ConsoleProgress(Progress):
     def __init__(self, levels: int, print_freq: int = 50, stream: TextIO | None = None) -> None:
         self.levels = levels
         self.print_freq = print_freq
-        self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
+        self.console = make_console(stream)
         self._accuracy: float | None = None
-        self._pending = 0  # width of the moving line
-
-    def _write(self, text: str, moving: bool = False) -> None:
-        start = "\r" if self.live and self._pending else ""
-        padded = text.ljust(self._pending) if self.live else text
-        self.stream.write(start + padded + ("" if moving else "\n"))
-        self._pending = len(text) if moving else 0
-        self.stream.flush()
+        self._line: Live | None = None  # the moving line, while there is one
 
     def note(self, text: str) -> None:
-        """A line that stays."""
-        self._write(f"  {text}")
+        """Print a line that stays."""
+        self.console.print(f"  {text}")
 
     def epoch(self, report: EpochReport, seconds_left: float) -> None:
-        """Level, sparsity, epoch, T, loss, accuracy and time left."""
+        """Show level, sparsity, epoch, T, loss, accuracy and time left."""
         self._accuracy = report.accuracy if report.accuracy is not None else self._accuracy
         shown = "      -" if self._accuracy is None else f"{self._accuracy:5.2f} %"
         line = (
@@ -46,13 +70,27 @@ class ConsoleProgress(Progress):
             f"left {duration(seconds_left)}"
         )
         if report.epoch % self.print_freq == 0:
-            self._write(line)
-        elif self.live:
-            self._write(line, moving=True)
+            self.close()
+            self.console.print(line)
+        elif self.console.is_terminal:
+            self._move(line)
+
+    def _move(self, line: str) -> None:
+        if self._line is None:
+            self._line = Live(console=self.console, auto_refresh=False, transient=True)
+            self._line.start()
+        self._line.update(Text(line), refresh=True)
 
     def level_done(self, level: int, sparsity: float, accuracy: float, seconds: float, ticket: Path) -> None:
-        """A line with the result and the ticket's path."""
+        """Print a line with the result and the ticket's path."""
         self._accuracy = None
-        self._write(
+        self.close()
+        self.console.print(
             f"  level {level}: {sparsity:.2f} % pruned, accuracy {accuracy:.2f} %, {duration(seconds)} -> {ticket}"
         )
+
+    def close(self) -> None:
+        """Take the moving line away and give the terminal back as it was."""
+        if self._line is not None:
+            self._line.stop()
+            self._line = None

@@ -1,7 +1,8 @@
-"""The demo: all four searches and the random control on digits, small enough for two CPU cores."""
+"""Demo: all four searches and the random control on digits, small enough for two CPU cores."""
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def run_demo(out: Path, start: Callable[..., Any]) -> None:
         out: directory of the runs; finished ones are not run again.
         start: makes a search ready: (settings, data, directory, print_freq, levels) -> Search.
     """
-    from snn_sparse.reports import HEADER, table_rows, text_table, write_report, write_summary
+    from snn_sparse.console import print_table
+    from snn_sparse.reports import HEADER, table_rows, write_report, write_summary
     from snn_sparse.tickets.drivers import run_search
     from snn_sparse.tickets.settings import METHODS as MEANING
     from snn_sparse.tickets.settings import Settings
@@ -49,16 +51,18 @@ def run_demo(out: Path, start: Callable[..., Any]) -> None:
             settings = Settings(method=method, seed=seed, **COMMON)
             run = out / f"{method.replace('+', '-')}-seed{seed}"
             search = start(settings, data, run, PRINT_NOTHING_BETWEEN, settings.prune_iterations)
-            run_search(search, out / f"imp-seed{seed}" if method == "random" else None)
+            with closing(search.progress):
+                run_search(search, out / f"imp-seed{seed}" if method == "random" else None)
             reports.append(write_summary(run))
     page = write_report(reports, out)
-    print(f"\n{text_table(HEADER, table_rows(reports))}\n")
-    print(verdict(reports))
+    print()
+    print_table(HEADER, table_rows(reports))
+    print(f"\n{verdict(reports)}")
     print(f"\ndone in {time.perf_counter() - started:.0f} s; tickets under {out}/*/level_*/\nreport: {page}")
 
 
 def verdict(reports: list[dict[str, Any]]) -> str:
-    """One sentence: IMP's tickets against random masks at the highest sparsity, as measured."""
+    """Sentence that sets IMP's tickets against random masks at the highest sparsity, as measured."""
     last = {
         method: [r["levels"][-1]["accuracy"] for r in reports if r["method"] == method] for method in ("imp", "random")
     }

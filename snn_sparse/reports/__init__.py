@@ -1,7 +1,7 @@
-"""Reports of searches: ``report.json``, ``report.html``, plots, and the table at the end of a run."""
+"""Reports of searches: ``report.json``, ``report.html``, plots, and the rows of the table at the end of a run."""
 
-from snn_sparse.reports.compare import HEADER, table_rows, text_table
+from snn_sparse.reports.compare import HEADER, table_rows
 from snn_sparse.reports.page import write_report
 from snn_sparse.reports.summary import layer_summary, summarise, write_summary
 
-__all__ = ["HEADER", "layer_summary", "summarise", "table_rows", "text_table", "write_report", "write_summary"]
+__all__ = ["HEADER", "layer_summary", "summarise", "table_rows", "write_report", "write_summary"]

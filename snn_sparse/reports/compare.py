@@ -1,10 +1,10 @@
 """Several runs side by side: grouped by method, seeds put together."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Report = dict[str, Any]
+SAME_SPARSITY = 0.1  # percent; levels nearer than this are put together
 
 
 @dataclass
@@ -13,13 +13,18 @@ class Point:
 
     Attributes:
         level: number of the level.
-        sparsity: mean, in percent.
+        sparsities: one a seed, in percent.
         accuracies: one a seed, in percent.
     """
 
     level: int
-    sparsity: float
+    sparsities: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
+
+    @property
+    def sparsity(self) -> float:
+        """Mean over the seeds, in percent."""
+        return sum(self.sparsities) / len(self.sparsities)
 
     @property
     def accuracy(self) -> float:
@@ -28,7 +33,7 @@ class Point:
 
 
 def by_method(reports: list[Report]) -> dict[str, list[Report]]:
-    """The reports of each method, methods in the order in which they appear."""
+    """Group the reports by method, methods in the order in which they appear."""
     groups: dict[str, list[Report]] = {}
     for report in reports:
         groups.setdefault(report["method"], []).append(report)
@@ -37,13 +42,18 @@ def by_method(reports: list[Report]) -> dict[str, list[Report]]:
 
 def points(reports: list[Report]) -> list[Point]:
     """Accuracy against sparsity of one method; levels of equal number and sparsity (to 0.1 %) are one point."""
-    found: dict[tuple[int, float], Point] = {}
+    found: list[Point] = []
     for report in reports:
         for level in report["levels"]:
-            key = (level["level"], round(level["sparsity"], 1))
-            point = found.setdefault(key, Point(level["level"], level["sparsity"]))
+            number, sparsity = level["level"], level["sparsity"]
+            same = (p for p in found if p.level == number and abs(p.sparsities[0] - sparsity) < SAME_SPARSITY)
+            point = next(same, None)
+            if point is None:
+                point = Point(number)
+                found.append(point)
+            point.sparsities.append(sparsity)
             point.accuracies.append(level["accuracy"])
-    return sorted(found.values(), key=lambda p: (p.sparsity, p.level))
+    return sorted(found, key=lambda p: (p.sparsity, p.level))
 
 
 def mean_seconds(reports: list[Report], key: str) -> float:
@@ -52,8 +62,8 @@ def mean_seconds(reports: list[Report], key: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """``1:02:03``, ``2:03`` or ``4.5 s``."""
-    if seconds < 60:
+    """Time as people read it: ``1:02:03``, ``2:03`` or ``4.5 s``."""
+    if seconds < 59.95:  # what is nearer to 60.0 s reads 1:00
         return f"{seconds:.1f} s"
     minutes, whole = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -67,7 +77,7 @@ def table_rows(reports: list[Report]) -> list[tuple[str, ...]]:
     """Rows under :data:`HEADER`: one for each method and sparsity; times are of the whole run, mean over seeds."""
     rows: list[tuple[str, ...]] = []
     for method, group in by_method(reports).items():
-        early = sorted({str(r["timesteps_early"] or r["timesteps"]) for r in group})
+        early = map(str, sorted({r["timesteps_early"] or r["timesteps"] for r in group}))
         times = (duration(mean_seconds(group, "search_seconds")), duration(mean_seconds(group, "seconds")))
         for i, p in enumerate(points(group)):
             spread = f"{min(p.accuracies):.2f}-{max(p.accuracies):.2f}" if len(p.accuracies) > 1 else ""
@@ -75,14 +85,3 @@ def table_rows(reports: list[Report]) -> list[tuple[str, ...]]:
             first = (method if i == 0 else "", str(len(p.accuracies)), f"{p.sparsity:.2f} %", f"{p.accuracy:.2f} %")
             rows.append((*first, spread, *rest))
     return rows
-
-
-def text_table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A table for the terminal: first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])

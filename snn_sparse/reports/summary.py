@@ -1,4 +1,4 @@
-"""What a run came to, read from its tickets: the contents of ``report.json``."""
+"""Summary of a run, read from its tickets: the contents of ``report.json``."""
 
 from pathlib import Path
 from typing import Any
