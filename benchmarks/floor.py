@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+FLOOR = "floor us "  # in front of the names of its parts in rows
+
 
 @dataclass(frozen=True)
 class Chip:
-    """What a GPU reaches in practice.
+    """Rates that a GPU reaches in practice.
 
     Attributes:
         name: as it appears in the device's name.

@@ -29,7 +29,7 @@ class Step:
 def steps() -> list[Step]:
     """Correctness before speed."""
     python = [sys.executable, "-m"]
-    neuron = [*python, "benchmarks", "neuron", "--device", "cuda", "--batch_size", "128", "--rounds", "9"]
+    neuron = [*python, "benchmarks", "neuron", "--device", "cuda", "--batch_size", "128", "--rounds", "5"]
     neuron += ["--providers", "plain", "torch.compile", "fused", "fused packed", "--dtypes", "float32", "bfloat16"]
     training = [*python, "benchmarks", "train-step", "--device", "cuda", "--arch", "vgg16", "--rounds", "5"]
     training += ["--providers", "SpikingJelly multi-step Triton bf16", "fused dense fp32", "fused dense bf16"]

@@ -1,4 +1,4 @@
-"""What a GPU kernel is for, by its name."""
+"""Classes of GPU kernels, told by their names."""
 
 import re
 
@@ -10,11 +10,11 @@ CLASSES = (CONVOLUTION, OWN_CONVOLUTION, NEURON, STATISTICS, OPTIMIZER, HEAD, CO
 # The first pattern found decides. Neurons and batch norms that are not fused are "elementwise" or "batch statistics",
 # since their kernels do not tell what they add or multiply.
 _PATTERNS: tuple[tuple[str, str], ...] = (
-    (OPTIMIZER, r"^_optimizer_\w*kernel|multi_tensor_apply|fused_?(sgd|adam)"),
+    (OPTIMIZER, r"multi_tensor_apply|fused_?(sgd|adam)"),
     (OWN_CONVOLUTION, r"^_(conv|conv_neuron|weight_gradient|scatter|pack_weight)_kernel"),
     (STATISTICS, r"^_(partial_statistics|merge_statistics|finish_sums)_kernel|batch_?norm|\bbn_(fw|bw)"),
     (NEURON, r"^_(forward|backward)_kernel|multistep_p?(lif|if)_|sj_p?(lif|if)|max_?pool"),
-    (COPIES, r"^_(pack|unpack|image_batch)_kernel|memcpy|memset|copy_kernel|copy_device|fillfunctor|catarray"),
+    (COPIES, r"^_unpack_kernel|memcpy|memset|copy_kernel|copy_device|fillfunctor|catarray"),
     (COPIES, r"(nchw|nhwc)to|tensortransform"),
     (ELEMENTWISE, r"^triton_(poi|red|per)_"),  # torch.compile names them after a convolution that they stand behind
     (CONVOLUTION, r"cudnn|fprop|dgrad|wgrad|conv(?!ert)|winograd|fft2d"),

@@ -8,16 +8,9 @@ from torch import nn
 
 import snn_sparse as ss
 
-KINDS = ("uniform", "magnitude")
 
-
-def mask_of(model: nn.Module, provider: str) -> ss.Mask | None:
-    """The mask that a provider's name asks for: uniform random, or by global magnitude of the initial weights."""
-    if "%" not in provider:
-        return None
-    sparsity = float(provider.split()[1])
-    if "magnitude" in provider:
-        return ss.magnitude_mask(model, sparsity)
+def uniform_mask(model: nn.Module, sparsity: float) -> ss.Mask:
+    """Each weight pruned with the same probability, in percent; always the same mask."""
     generator = torch.Generator().manual_seed(1)
     weights = ss.tickets.prunable(model)
     return ss.Mask({n: torch.rand(p.shape, generator=generator) >= sparsity / 100 for n, p in weights.items()})
@@ -49,6 +42,18 @@ class TicketMask:
         """Under which its rows go."""
         return f"fused {self.mask.sparsity:.2f} % ticket bf16"
 
+    def of(self, model: nn.Module) -> ss.Mask:
+        """The mask, if it fits ``model``.
+
+        Raises:
+            ValueError: it does not.
+        """
+        try:
+            self.mask.check(model)
+        except ValueError as error:
+            raise ValueError(f"--ticket {self.path}: {error}") from error
+        return self.mask
+
 
 def load_tickets(paths: Sequence[str], archs: Sequence[str]) -> list[TicketMask]:
     """The masks of ticket files.
@@ -69,22 +74,3 @@ def load_tickets(paths: Sequence[str], archs: Sequence[str]) -> list[TicketMask]
             raise ValueError(f"--ticket {path}: a ticket for {one.arch} of the same sparsity was given already")
         found.append(one)
     return found
-
-
-def masks_of(model: nn.Module, providers: Sequence[str], tickets: Sequence[TicketMask] = ()) -> dict[str, ss.Mask]:
-    """The masks of those providers that have one.
-
-    Raises:
-        ValueError: a ticket does not fit the network.
-    """
-    found = {ticket.provider: ticket.mask for ticket in tickets}
-    for ticket in tickets:
-        try:
-            ticket.mask.check(model)
-        except ValueError as error:
-            raise ValueError(f"--ticket {ticket.path}: {error}") from error
-    for provider in providers:
-        mask = None if provider in found else mask_of(model, provider)
-        if mask is not None:
-            found[provider] = mask
-    return {p: found[p] for p in providers if p in found}

@@ -1,4 +1,4 @@
-"""Peak memory of a training step, each provider in a process of its own.
+"""Peak memory of a training step on a CPU, each provider in a process of its own.
 
 ``python -m benchmarks.memory PROVIDER --arch vgg16`` prints the megabytes that weights, gradients, optimizer state and
 activations add to a process that has only imported everything.
@@ -12,29 +12,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.timing import Timing
-from snn_sparse.ops.library import cpu_library
+from benchmarks.providers import Images, Provider, choose_providers, make_step, prepare
+from benchmarks.refusals import no_fallback
 
-RUNS = 1
 # What is freed goes back to the system at once: otherwise the peak is that of the heap's fragmentation.
 _ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
 
 
-def measure_peaks(providers: list[str], arch: str, batch_size: int, timestep: int) -> dict[str, Timing]:
-    """Megabytes of each provider, one process each; plans are those that the timing has left on disk."""
-    found = {}
-    for provider in providers:
-        command = [sys.executable, "-m", "benchmarks.memory", provider, "--arch", arch]
-        command += ["--batch_size", str(batch_size), "--timestep", str(timestep)]
-        here = Path(__file__).resolve().parents[1]
-        peaks = [
-            float(
-                subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, env=_ENVIRONMENT).stdout
-            )
-            for _ in range(RUNS)
-        ]
-        found[provider] = Timing(peaks)
-    return found
+def peak_megabytes(provider: Provider, images: Images) -> float:
+    """Megabytes of a provider's step; layers are computed as a step in this process has left it on disk.
+
+    Raises:
+        RuntimeError: it does not run; the message says why.
+    """
+    model, x, _ = images
+    command = [sys.executable, "-m", "benchmarks.memory", provider.name, "--arch", model.config["arch"]]
+    command += ["--batch_size", str(len(x)), "--timestep", str(model.timesteps)]
+    here = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, env=_ENVIRONMENT)
+    if done.returncode != 0:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+    return float(done.stdout)
 
 
 def _megabytes(field: str) -> float:
@@ -47,24 +45,21 @@ def _megabytes(field: str) -> float:
 
 def main() -> None:
     """Print the peak of one provider."""
-    from benchmarks.train_step import make_step, prepare
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("provider")
     parser.add_argument("--arch", required=True)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--timestep", type=int, default=5)
     args = parser.parse_args()
-    args.device = "cpu"
-    small = argparse.Namespace(batch_size=2, timestep=1, device="cpu")
-    make_step(args.provider, *prepare(small, "vgg_small"))()  # imports and loads all libraries
-    cpu_library()
-    before = _megabytes("VmRSS")
-    step = make_step(args.provider, *prepare(args, args.arch))
-    step()  # looks up the plans
+    provider = choose_providers([args.provider], "cpu")[-1]
+    with no_fallback():
+        make_step(provider, prepare("vgg_small", 1, 2, "cpu"))()  # imports and loads all libraries
+        before = _megabytes("VmRSS")
+        step = make_step(provider, prepare(args.arch, args.timestep, args.batch_size, "cpu"))
+        step()  # looks up how layers compute
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # what timing the plans has left in the heap
+        libc.malloc_trim(0)  # what tuning has left in the heap
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far: drawing a mask is not training
     step()
     print(_megabytes("VmHWM") - before)

@@ -1,37 +1,36 @@
 """One neuron layer over all timesteps, alone (lif) and behind its batch norm (bn_lif): forward, backward, memory."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.rows import Row, make_rows
+from benchmarks.refusals import attempt, insist
+from benchmarks.rows import Row, make_rows, skipped_rows
 from benchmarks.spikingjelly_nets import use_triton
-from benchmarks.timing import Timing, interleaved, ratios
+from benchmarks.timing import Timing, graph_clock, interleaved, ratios, wall_clock
 from snn_sparse.nn import LIF, BatchNorm2d
-from snn_sparse.ops.fused_neuron import NeuronSpec, Norm
-from snn_sparse.ops.neuron_sequence import neuron_sequence
-from snn_sparse.ops.spike_bits import Packed
+from snn_sparse.ops import Norm, Packed, neuron_sequence
+from snn_sparse.specs import BatchNormSpec, NeuronSpec
 
+Forward = Callable[[torch.Tensor], torch.Tensor]
+Runs = Mapping[str, Callable[[], object]]
 REFERENCE = "SpikingJelly multi-step"
-PROVIDERS = (REFERENCE, "plain", "torch.compile", "fused", "fused packed")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The fewest tensors of x's size that must be read or written; spikes, wherever they go, are counted apart.
 LEAST = {("lif", "forward"): 1, ("lif", "backward"): 3, ("bn_lif", "forward"): 2, ("bn_lif", "backward"): 5}
-Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _spikingjelly(norm: nn.Module | None, device: str, dtype: torch.dtype) -> Forward:
+def _spikingjelly(norm: BatchNorm2d | None, x: torch.Tensor) -> Forward:
     from spikingjelly.activation_based import functional, layer, neuron, surrogate
 
     node = neuron.LIFNode(tau=4 / 3, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m")
-    if device.startswith("cuda"):
-        use_triton(node, torch.device(device), dtype)
-    theirs = None
-    if norm is not None:
-        theirs = layer.BatchNorm2d(norm.num_features, step_mode="m").to(device)
+    if x.is_cuda:
+        use_triton(node, x.device, x.dtype)
+    theirs = None if norm is None else layer.BatchNorm2d(norm.num_features, step_mode="m").to(x.device)
 
     def run(x: torch.Tensor) -> torch.Tensor:
         functional.reset_net(node)
@@ -40,27 +39,36 @@ def _spikingjelly(norm: nn.Module | None, device: str, dtype: torch.dtype) -> Fo
     return run
 
 
-def _fused(norm: BatchNorm2d | None, packed: bool) -> Forward:
+def _plain(norm: BatchNorm2d | None, x: torch.Tensor) -> Forward:
+    return nn.Sequential(*([norm] if norm is not None else []), LIF())
+
+
+def _compiled(norm: BatchNorm2d | None, x: torch.Tensor) -> Forward:
+    compiled: Any = torch.compile(_plain(norm, x), dynamic=False)
+    return compiled
+
+
+def _fused(norm: BatchNorm2d | None, x: torch.Tensor, packed: bool = False) -> Forward:
+    insist("neuron", device=x.device, dtype=x.dtype, on="triton" if packed else None)
+
     def run(x: torch.Tensor) -> torch.Tensor:
         record = None
         if norm is not None:
-            running = norm.running_mean, norm.running_var
-            record = Norm(norm.weight, norm.bias, *running, (0.1,), True, norm.eps, "pooled")
+            tensors = norm.weight, norm.bias, norm.running_mean, norm.running_var
+            record = Norm(BatchNormSpec("pooled", norm.eps), *tensors, (0.1,))
         spikes, _ = neuron_sequence(x, NeuronSpec(), x.shape[0], norm=record, packed=packed)
         return spikes.carrier if isinstance(spikes, Packed) else spikes
 
     return run
 
 
-def make_forward(provider: str, op: str, channels: int, device: str, dtype: torch.dtype) -> Forward:
-    """The forward pass of one provider."""
-    norm = BatchNorm2d(channels, bn_statistics="pooled").to(device) if op == "bn_lif" else None
-    if provider == REFERENCE:
-        return _spikingjelly(norm, device, dtype)
-    if provider.startswith("fused"):
-        return _fused(norm, provider == "fused packed")
-    layers: Any = nn.Sequential(*([norm] if norm is not None else []), LIF())
-    return torch.compile(layers, dynamic=False) if provider == "torch.compile" else layers
+PROVIDERS: dict[str, Callable[[BatchNorm2d | None, torch.Tensor], Forward]] = {
+    REFERENCE: _spikingjelly,
+    "plain": _plain,
+    "torch.compile": _compiled,
+    "fused": _fused,
+    "fused packed": partial(_fused, packed=True),
+}
 
 
 def saved_bytes(forward: Forward, x: torch.Tensor) -> float:
@@ -77,11 +85,13 @@ def saved_bytes(forward: Forward, x: torch.Tensor) -> float:
     return sum(kept.values()) / x.numel()
 
 
-def copy_bandwidth(x: torch.Tensor, rounds: int, device: str) -> Timing:
+def copy_bandwidth(x: torch.Tensor, rounds: int) -> float:
     """Bytes a second that copying ``x`` reads and writes."""
     to = torch.empty_like(x)
-    found = interleaved({"copy": lambda: to.copy_(x)}, rounds, 2, device)["copy"]
-    return Timing([2 * x.numel() * x.element_size() / s for s in found.seconds])
+    clock = graph_clock if x.is_cuda else wall_clock
+    return (
+        2 * x.numel() * x.element_size() / interleaved({"copy": lambda: to.copy_(x)}, rounds, 2, clock)["copy"].median
+    )
 
 
 def _moved(op: str, way: str, provider: str, x: torch.Tensor) -> float:
@@ -91,36 +101,56 @@ def _moved(op: str, way: str, provider: str, x: torch.Tensor) -> float:
     return x.numel() * (LEAST[op, way] * x.element_size() + spikes)
 
 
+def time_passes(
+    forwards: Mapping[str, Forward], x: torch.Tensor, rounds: int, graphs: bool
+) -> dict[str, dict[str, Timing]]:
+    """Time forward and backward of all in turn, with ``graphs`` replayed from CUDA graphs.
+
+    A graph holds no backward pass alone, which runs on its forward's stream: it is what both take less the forward.
+    """
+    grad = torch.randn_like(x)
+    forward: Runs = {p: partial(f, x) for p, f in forwards.items()}
+    if graphs:
+        both: Runs = {p: lambda f=f: torch.autograd.grad(f(x), x, grad) for p, f in forwards.items()}  # type: ignore[misc]
+        first, sums = (interleaved(runs, rounds, 1, graph_clock) for runs in (forward, both))
+        rest = {p: Timing([b - a for a, b in zip(first[p].seconds, sums[p].seconds, strict=True)]) for p in first}
+        return {"forward": first, "backward": rest}
+    outs = {p: f(x) for p, f in forwards.items()}
+    backward: Runs = {p: partial(torch.autograd.grad, out, x, grad, retain_graph=True) for p, out in outs.items()}
+    return {"forward": interleaved(forward, rounds, 2), "backward": interleaved(backward, rounds, 2)}
+
+
+def _build(provider: str, op: str, x: torch.Tensor) -> Forward:
+    """The forward pass of one provider, tried out as it is timed."""
+    norm = BatchNorm2d(x.shape[2], bn_statistics="pooled").to(x.device) if op == "bn_lif" else None
+    forward = PROVIDERS[provider](norm, x)
+    time_passes({provider: forward}, x, 1, x.is_cuda)
+    return forward
+
+
 def one_case(args: argparse.Namespace, op: str, timesteps: int, dtype: str) -> list[Row]:
     """All providers on one input."""
     shape = (timesteps, args.batch_size, args.channels, args.size, args.size)
     x = torch.randn(shape, device=args.device, dtype=DTYPES[dtype]).requires_grad_()
-    grad = torch.randn_like(x)
-    forwards = {p: make_forward(p, op, args.channels, args.device, x.dtype) for p in args.providers}
-    outs = {p: forward(x) for p, forward in forwards.items()}
-    passes: dict[str, dict[str, Callable[[], object]]] = {
-        "forward": {p: lambda f=f: f(x) for p, f in forwards.items()},  # type: ignore[misc]
-        "backward": {
-            p: lambda out=out: torch.autograd.grad(out, x, grad, retain_graph=True)  # type: ignore[misc]
-            for p, out in outs.items()
-        },
-    }
     where = f"T={timesteps} batch {args.batch_size} {args.channels}x{args.size}x{args.size} {dtype}"
-    bandwidth = copy_bandwidth(x.detach(), args.rounds, args.device).median
-    rows: list[Row] = []
-    both: dict[str, Timing] = {}
-    for way, variants in passes.items():
-        timings = interleaved(variants, args.rounds, 2, args.device)
+    skipped: dict[str, str] = {}
+    built = {p: attempt(p, partial(_build, p, op, x), skipped) for p in args.providers}
+    forwards = {p: f for p, f in built.items() if f is not None}
+    rows = skipped_rows(f"{op} {where}", skipped, args.device)
+    if REFERENCE not in forwards:
+        return rows
+    bandwidth = copy_bandwidth(x.detach(), args.rounds)
+    passes = time_passes(forwards, x, args.rounds, x.is_cuda)
+    for way, timings in passes.items():
         case = f"{op} {way} {where}"
         rows += make_rows(case, "seconds", timings, args.device)
-        rows += make_rows(case, "times faster", ratios(timings, args.providers[0]), args.device)
+        rows += make_rows(case, "times faster", ratios(timings, REFERENCE), args.device)
         share = {p: Timing([_moved(op, way, p, x) / s / bandwidth for s in t.seconds]) for p, t in timings.items()}
         rows += make_rows(case, "of the copy bandwidth", share, args.device)
-        both = {
-            p: Timing([a + b for a, b in zip(both[p].seconds, t.seconds, strict=True)]) if p in both else t
-            for p, t in timings.items()
-        }
-    rows += make_rows(f"{op} {where}", "times faster", ratios(both, args.providers[0]), args.device)
+    both = {
+        p: Timing([a + b for a, b in zip(*(passes[way][p].seconds for way in passes), strict=True)]) for p in forwards
+    }
+    rows += make_rows(f"{op} {where}", "times faster", ratios(both, REFERENCE), args.device)
     saved = {p: Timing([saved_bytes(f, x)]) for p, f in forwards.items()}
     return rows + make_rows(f"{op} {where}", "bytes an element kept for backward", saved, args.device)
 
@@ -131,13 +161,8 @@ def run(args: argparse.Namespace) -> list[Row]:
     if unknown:
         raise ValueError(f"unknown provider {unknown[0]!r}: choose from {', '.join(PROVIDERS)}")
     args.providers = list(dict.fromkeys([REFERENCE, *args.providers]))
-    return [
-        row
-        for op in ("lif", "bn_lif")
-        for dtype in args.dtypes
-        for t in args.timesteps
-        for row in one_case(args, op, t, dtype)
-    ]
+    cases = [(op, t, dtype) for op in ("lif", "bn_lif") for dtype in args.dtypes for t in args.timesteps]
+    return [row for case in cases for row in one_case(args, *case)]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.floor import FLOOR
 from benchmarks.kernel_classes import CLASSES
 from benchmarks.projection import PUBLISHED_CASE, PUBLISHED_HOURS
-from benchmarks.rows import RESULTS, Row, read
+from benchmarks.rows import RESULTS, SKIPPED, Row, read
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-FLOOR = "floor us "  # in front of the names of its parts
+
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
@@ -60,6 +61,8 @@ def _line(cells: list[str]) -> str:
 
 def _main_table(case: str, found: Found) -> str:
     columns = [c for c in _COLUMNS if found.get(c.metric) and (not c.needs or found.get(c.needs))]
+    if not columns:
+        return ""
     providers = dict.fromkeys(name for c in columns for name in found[c.metric])
     lines = [
         [name, *(c.cell(found[c.metric][name]) if name in found[c.metric] else "" for c in columns)]
@@ -91,13 +94,19 @@ def _floor_line(found: Found) -> str:
     return f"Floor in us, {next(iter(parts.values())).provider}: {times}" if parts else ""
 
 
+def _skipped_line(found: Found) -> str:
+    """Who was left out, and why."""
+    return "; ".join(f"{name} left out: {row.reason}" for name, row in found.get(SKIPPED, {}).items())
+
+
 def tables(rows: list[Row]) -> str:
     """Markdown tables, one a case and device: ratios to the first provider, and what else was measured."""
     parts = []
     for (case, device), found in groups(rows).items():
         any_row = next(iter(next(iter(found.values())).values()))
         parts.append(f"{case}; {device}; {any_row.versions}; {any_row.date}")
-        parts += [text for text in (_main_table(case, found), _kernel_table(found), _floor_line(found)) if text]
+        texts = (_main_table(case, found), _kernel_table(found), _floor_line(found), _skipped_line(found))
+        parts += [text for text in texts if text]
     return "\n\n".join(parts)
 
 

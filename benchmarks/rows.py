@@ -4,13 +4,17 @@ import datetime
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.timing import Timing
 
+SKIPPED = "skipped"  # the metric of a provider that was left out
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -28,10 +32,11 @@ class Row:
     versions: str
     commit: str
     date: str
+    reason: str = ""  # why a provider was skipped; such a row has no figure
 
 
 def device_name(device: str) -> str:
-    """What the figures were measured on."""
+    """Name the processor or GPU that figures are measured on."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
@@ -45,9 +50,7 @@ def device_name(device: str) -> str:
 
 
 def versions() -> str:
-    """Versions of what was measured."""
-    from importlib import metadata
-
+    """List the versions that figures are measured with."""
     found = []
     for package in ("snn_sparse", "torch", "spikingjelly", "triton"):
         try:
@@ -68,20 +71,34 @@ def commit() -> str:
     return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
 
-def make_rows(case: str, metric: str, timings: dict[str, Timing], device: str) -> list[Row]:
+def _common(device: str) -> tuple[str, str, str, str]:
+    return device_name(device), versions(), commit(), datetime.date.today().isoformat()
+
+
+def make_rows(case: str, metric: str, timings: Mapping[str, Timing], device: str) -> list[Row]:
     """Rows of one metric, a provider each."""
-    common = (device_name(device), versions(), commit(), datetime.date.today().isoformat())
+    common = _common(device)
     return [Row(case, name, metric, t.median, t.quantile(0.2), t.quantile(0.8), *common) for name, t in timings.items()]
 
 
-def write(rows: list[Row], file: str, folder: Path = RESULTS) -> Path:
+def skipped_rows(case: str, skipped: Mapping[str, str], device: str) -> list[Row]:
+    """Rows of providers that were left out, with the reason of each."""
+    common = _common(device)
+    return [Row(case, name, SKIPPED, 0.0, 0.0, 0.0, *common, reason) for name, reason in skipped.items()]
+
+
+def write(rows: list[Row], file: str, folder: Path | None = None) -> Path:
     """Put rows into a file of ``benchmarks/results``; older rows of the same case, metric and device make way."""
-    path = folder / f"{file}.jsonl"
-    new = {(r.case, r.metric, r.device) for r in rows}
+    path = (folder or RESULTS) / f"{file}.jsonl"
+    new = {(r.case, metric, r.device) for r in rows for metric in (r.metric, SKIPPED)}
     kept = [r for r in read(path) if (r.case, r.metric, r.device) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(asdict(r)) + "\n" for r in [*kept, *rows]))
+    path.write_text("".join(json.dumps(_as_dict(r)) + "\n" for r in [*kept, *rows]))
     return path
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in asdict(row).items() if name != "reason" or value}
 
 
 def read(path: Path) -> list[Row]:

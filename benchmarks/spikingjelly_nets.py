@@ -34,7 +34,7 @@ def _counterpart(child: nn.Module, multi_step: bool) -> nn.Module | None:
         return (layer.MaxPool2d if multi_step else nn.MaxPool2d)(child.kernel_size, child.stride, **mode)
     if isinstance(child, LIF):
         return neuron.LIFNode(
-            tau=child.tau, surrogate_function=surrogate.ATan(), detach_reset=child.firing.detach_reset, **mode
+            tau=child.spec.tau, surrogate_function=surrogate.ATan(), detach_reset=child.spec.detach_reset, **mode
         )
     return None
 
@@ -56,13 +56,13 @@ class _Net(nn.Module):
         return [self.net.conv1, self.net.bn1]  # type: ignore[list-item]
 
     def stem(self, x: torch.Tensor) -> torch.Tensor:
-        """What a static image needs once."""
+        """Compute what a static image needs once."""
         for layer in self._stem():
             x = layer(x)
         return x
 
     def rest(self, x: torch.Tensor) -> torch.Tensor:
-        """What every timestep needs; one step ``[N, ...]`` or, multi-step, all of them ``[T, N, ...]``."""
+        """Compute what every timestep needs; one step ``[N, ...]`` or, multi-step, all of them ``[T, N, ...]``."""
         net = self.net
         if isinstance(net, VGG):
             return net.classifier(net.features[2:](x).mean((-2, -1)))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 Clock = Callable[[Callable[[], object]], float]
+GRAPH_MS = 2  # of a CUDA graph that holds a kernel many times; ten replays are a reading
 
 
 @dataclass(frozen=True)
@@ -31,47 +32,18 @@ class Timing:
         return statistics.median(self.seconds)
 
 
-def interleaved(
-    variants: Mapping[str, Callable[[], object]],
-    rounds: int = 5,
-    warmup: int = 1,
-    device: str = "cpu",
-    clock: Clock | None = None,
-) -> dict[str, Timing]:
-    """Run every variant in turn, a ``clock`` reading a round; the first ``warmup`` rounds do not count.
-
-    Args:
-        variants: what to time, by name.
-        rounds: readings of each.
-        warmup: rounds before them.
-        device: where the variants run, for the clock that is taken without ``clock``: wall-clock time of one call.
-        clock: seconds of one call, however many it makes.
-
-    Raises:
-        ValueError: fewer than one round.
-    """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
-    read = clock or (lambda run: _wall_clock(run, device))
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for number in range(warmup + rounds):
-        for name, run in variants.items():
-            reading = read(run)
-            if number >= warmup:
-                seconds[name].append(reading)
-    return {name: Timing(times) for name, times in seconds.items()}
-
-
-def _wall_clock(run: Callable[[], object], device: str) -> float:
-    started = _now(device)
+def wall_clock(run: Callable[[], object]) -> float:
+    """Seconds of one call on a CPU."""
+    started = time.perf_counter()
     run()
-    return _now(device) - started
+    return time.perf_counter() - started
 
 
-def _now(device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def graph_clock(run: Callable[[], object]) -> float:
+    """Seconds of one call on a GPU, replayed from a CUDA graph, so that no launch by the host is in it."""
+    from triton.testing import do_bench_cudagraph
+
+    return do_bench_cudagraph(run, rep=GRAPH_MS, return_mode="median") / 1e3
 
 
 def _timing_event() -> torch.cuda.Event:
@@ -104,7 +76,32 @@ class EventClock:
         return first.elapsed_time(last) / 1000 / self.calls
 
 
-def ratios(timings: dict[str, Timing], reference: str, inverse: bool = False) -> dict[str, Timing]:
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], rounds: int = 5, warmup: int = 1, clock: Clock = wall_clock
+) -> dict[str, Timing]:
+    """Run every variant in turn, a ``clock`` reading a round; the first ``warmup`` rounds do not count.
+
+    Args:
+        variants: what to time, by name.
+        rounds: readings of each.
+        warmup: rounds before them.
+        clock: seconds of one call, however many it makes.
+
+    Raises:
+        ValueError: fewer than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(warmup + rounds):
+        for name, run in variants.items():
+            reading = clock(run)
+            if number >= warmup:
+                seconds[name].append(reading)
+    return {name: Timing(times) for name, times in seconds.items()}
+
+
+def ratios(timings: Mapping[str, Timing], reference: str, inverse: bool = False) -> dict[str, Timing]:
     """How many times less than ``reference`` each variant took, round by round; ``inverse``: what share of it."""
     base = timings[reference].seconds
     found = {}

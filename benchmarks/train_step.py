@@ -1,98 +1,75 @@
 """One training step (forward, loss, backward, SGD) of the published networks, providers side by side."""
 
 import argparse
-import copy
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import torch
-from torch import nn
-
-import snn_sparse as ss
-from benchmarks import gpu_train_step
-from benchmarks.masks import KINDS, mask_of, zero_small
-from benchmarks.memory import measure_peaks
-from benchmarks.rows import Row, make_rows
-from benchmarks.spikingjelly_nets import MultiStep, TimeLoop
-from benchmarks.timing import interleaved, ratios
-from snn_sparse.models import SpikingNetwork
-
-REFERENCE = "SpikingJelly time loop"
-SPARSITIES = (75, 90, 95, 98)
-FUSED = ("fused dense", *(f"fused {s} % {kind}" for kind in KINDS for s in SPARSITIES))
-PROVIDERS = (REFERENCE, "SpikingJelly multi-step", "plain", *FUSED)
+from benchmarks.machine import Breakdown, Cpu, Gpu
+from benchmarks.masks import load_tickets
+from benchmarks.providers import Provider, Step, choose_providers, of_ticket, prepare
+from benchmarks.refusals import attempt, no_fallback
+from benchmarks.rows import Row, make_rows, skipped_rows
+from benchmarks.step_rows import HOURS, floor_rows, hours, kernel_rows, speed_rows
+from benchmarks.timing import Timing, interleaved, ratios
 
 
-def make_step(provider: str, model: SpikingNetwork, x: torch.Tensor, y: torch.Tensor) -> Callable[[], float]:
-    """A training step of one provider at the weights of ``model``; :data:`REFERENCE` as the published scripts do."""
-    net: nn.Module = copy.deepcopy(model)
-    if provider == REFERENCE:
-        net = TimeLoop(model)
-    elif provider == "SpikingJelly multi-step":
-        net = MultiStep(model)
-    elif provider in FUSED:
-        net = ss.fuse(net)
-    net = net.to(x.device).train()
-    mask = mask_of(net, provider)
-    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
-    if mask is None:
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), **options)
-    else:
-        mask.apply_(net)
-        optimizer = ss.live_optimizer(torch.optim.SGD, net, mask, **options)
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = ss.temporal_cross_entropy(net(x), y)
-        loss.backward()
-        if provider == REFERENCE:
-            zero_small(net)
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
-
-
-def prepare(args: argparse.Namespace, arch: str) -> tuple[SpikingNetwork, torch.Tensor, torch.Tensor]:
-    """Network and one batch, the same in every process."""
-    torch.manual_seed(0)
-    model = ss.build_model(arch, timesteps=args.timestep)
-    x = torch.randn(args.batch_size, 3, 32, 32, device=args.device)
-    return model, x, torch.randint(0, 10, (args.batch_size,), device=args.device)
+def _compare(args: argparse.Namespace, providers: list[Provider], arch: str, machine: Cpu | Gpu) -> list[Row]:
+    """The rows of one network: every provider is built by itself, one that fails or falls back is left out."""
+    case = f"train-step {arch} 3x32x32 T={args.timestep} batch {args.batch_size}"
+    device, reference = args.device, providers[0].name
+    images = prepare(arch, args.timestep, args.batch_size, device)
+    masks = {p.name: p.mask(images[0]) for p in providers if p.mask is not None}
+    steps: dict[str, Step] = {}
+    peaks: dict[str, Timing] = {}
+    kernels: dict[str, Breakdown] = {}
+    skipped: dict[str, str] = {}
+    for p in providers:
+        built = attempt(p.name, partial(machine.build, p, images, args.only != "time"), skipped)
+        if built is None:
+            continue
+        steps[p.name], peaks[p.name] = built[0], Timing([built[1]])
+        if args.only is None:
+            found = attempt(p.name, partial(machine.kernels, built[0]), {}, "kernels not counted")
+            kernels |= {} if found is None else {p.name: found}
+    if reference in skipped:
+        raise ValueError(f"{reference} was left out, and nothing can be compared with it: {skipped[reference]}")
+    rows: list[Row] = []
+    if args.only != "memory":
+        with no_fallback():
+            timings = interleaved(steps, args.rounds, 1, machine.clock)
+        rows += speed_rows(case, timings, reference, args.batch_size, device)
+        if isinstance(machine, Gpu):
+            rows += make_rows(case, HOURS, hours(timings, masks, args.batch_size), device)
+            rows += floor_rows(case, images[0], tuple(images[1].shape), timings, masks, device)
+    if args.only != "time":
+        rows += make_rows(case, "peak MB", peaks, device)
+        rows += make_rows(case, "of the reference's memory", ratios(peaks, reference, inverse=True), device)
+    return rows + kernel_rows(case, kernels, device) + skipped_rows(case, skipped, device)
 
 
-def run(args: argparse.Namespace) -> list[Row]:
-    """Time all providers in turn, then measure the peak memory of each in a process of its own (on a CPU)."""
+def run(args: argparse.Namespace, machine: Cpu | Gpu | None = None) -> list[Row]:
+    """Build every provider by itself, then time all of them in turn.
+
+    Args:
+        args: flags of the case.
+        machine: where; that of ``args.device`` if not given.
+
+    Raises:
+        ValueError: an unknown provider, a ticket that does not fit, or a reference that does not run.
+    """
     on_gpu = args.device.startswith("cuda")
-    args.providers = args.providers or list(gpu_train_step.PROVIDERS if on_gpu else PROVIDERS)
     if args.batch_size is None:
         args.batch_size = 128 if on_gpu else 16
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
-    if on_gpu:
-        return gpu_train_step.run(args, prepare)
-    return _run_on_cpu(args)
-
-
-def _run_on_cpu(args: argparse.Namespace) -> list[Row]:
-    rows: list[Row] = []
-    unknown = sorted(set(args.providers) - set(PROVIDERS))
-    if unknown:
-        raise ValueError(f"unknown provider {unknown[0]!r}: choose from {', '.join(PROVIDERS)}")
-    if args.ticket:
+    if args.ticket and not on_gpu:
         raise ValueError("--ticket needs --device cuda")
-    chosen = list(dict.fromkeys([REFERENCE, *args.providers]))
+    providers = choose_providers(args.providers or (), args.device)
+    tickets = load_tickets(args.ticket, args.arch)
+    machine = machine or (Gpu(args.device) if on_gpu else Cpu())
+    rows: list[Row] = []
     for arch in args.arch:
-        model, x, y = prepare(args, arch)
-        case = f"train-step {arch} 3x32x32 T={args.timestep} batch {args.batch_size}"
-        if args.only != "memory":
-            timings = interleaved({p: make_step(p, model, x, y) for p in chosen}, args.rounds, 1, args.device)
-            rows += make_rows(case, "seconds", timings, args.device)
-            rows += make_rows(case, "times faster", ratios(timings, REFERENCE), args.device)
-        if args.only != "time":  # after the timing, which leaves its plans on disk
-            peaks = measure_peaks(chosen, arch, args.batch_size, args.timestep)
-            rows += make_rows(case, "peak MB", peaks, args.device)
-            rows += make_rows(case, "of the reference's memory", ratios(peaks, REFERENCE, inverse=True), args.device)
+        own = [of_ticket(ticket) for ticket in tickets if ticket.arch == arch]
+        rows += _compare(args, [*providers, *own], arch, machine)
     return rows
 
 
