@@ -8,17 +8,17 @@ import pytest
 import torch
 
 import snn_sparse as ss
-from snn_sparse.nn.fused import FusedLIF
-from snn_sparse.ops.device import kernels_run
-from snn_sparse.ops.fused_neuron import NeuronSpec, Norm, reference
-from snn_sparse.ops.neuron_sequence import neuron_sequence
-from snn_sparse.ops.self_check import find_problem
-from snn_sparse.ops.spike_bits import Packed, unpack_spikes
+from snn_sparse.ops import Norm, Packed, neuron_sequence, plain_stage, unpack_spikes
+from snn_sparse.ops.backend import find_problem, implementation, interpreted
+from snn_sparse.ops.spikes import NCHW, NHWC, ordered
+from snn_sparse.specs import BatchNormSpec, NeuronSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import golden_case
 
 pytestmark = pytest.mark.gpu
+hardware = pytest.mark.skipif(interpreted(), reason="needs the hardware itself")
+DEVICE = torch.device("cpu" if interpreted() else "cuda:0")
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -30,35 +30,37 @@ def _exact_convolutions():
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def test_the_first_use_check_finds_nothing():
-    assert find_problem(torch.device("cuda", 0)) is None
-    assert kernels_run(torch.zeros(1, device="cuda"))
+@pytest.mark.parametrize("operator", ["neuron", "convolution"])
+def test_the_first_use_check_finds_nothing(operator):
+    assert find_problem(operator, DEVICE) is None
+    assert implementation(operator, torch.zeros(1, device=DEVICE)) == "triton"
 
 
-def leaves(t, n, c, h, w, channels_last, dtype):
+def leaves(t, n, c, h, w, memory_format, dtype):
     """Values that ``dtype`` holds exactly."""
-    y = torch.randn(t, n, h, w, c).movedim(-1, 2) if channels_last else torch.randn(t, n, c, h, w)
+    y = ordered(torch.randn(t, n, c, h, w), memory_format)
     tensors = {"y": y.to(dtype), "residual": torch.randn(t, n, c, h, w).to(dtype)}
     tensors |= {"weight": torch.rand(c) + 0.5, "bias": torch.randn(c) * 0.2}
-    return {name: x.cuda() for name, x in tensors.items()}
+    return {name: x.to(DEVICE) for name, x in tensors.items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("timesteps", [1, 2, 3, 4, 5, 6, 7, 8, 12, 19, 32])
+@pytest.mark.parametrize("memory_format", [NCHW, NHWC], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("timesteps", [3] if interpreted() else [1, 2, 3, 4, 5, 6, 7, 8, 12, 19, 32])
 @pytest.mark.parametrize("pool", [False, True])
-def test_against_float64(dtype, channels_last, timesteps, pool):
-    values = leaves(timesteps, 3, 70, 9, 11, channels_last, dtype)
+def test_against_float64(dtype, memory_format, timesteps, pool):
+    sizes = (2, 3, 5, 4) if interpreted() else (3, 70, 9, 11)
+    values = leaves(timesteps, *sizes, memory_format, dtype)
     given = {name: x.clone().requires_grad_() for name, x in values.items()}
     exact = {name: x.double().requires_grad_() for name, x in values.items()}
 
     def norm(tensors):
-        return Norm(tensors["weight"], tensors["bias"], None, None, (0.1,) * timesteps, True)
+        return Norm(BatchNormSpec(), tensors["weight"], tensors["bias"], factors=(0.1,) * timesteps)
 
     call = {"norm": norm(given), "residual": given["residual"], "pool": pool}
     spikes, v = neuron_sequence(given["y"], NeuronSpec(), timesteps, final_v=True, **call)
     packed, _ = neuron_sequence(given["y"], NeuronSpec(), timesteps, packed=True, **call)
-    expected, v_expected = reference(exact["y"], NeuronSpec(), timesteps, norm(exact), exact["residual"], pool=pool)
+    expected, v_expected = plain_stage(exact["y"], NeuronSpec(), timesteps, norm(exact), exact["residual"], pool=pool)
     assert isinstance(packed, Packed)
     assert torch.equal(unpack_spikes(packed), spikes)
     assert spikes.stride() == torch.empty_like(spikes, memory_format=torch.preserve_format).stride()
@@ -73,6 +75,20 @@ def test_against_float64(dtype, channels_last, timesteps, pool):
         assert float(off.double().mean()) < 2e-3, name
 
 
+def test_potentials_on_the_threshold_fire():
+    y = (torch.randint(0, 5, (4, 2, 3, 4, 5)) / 4).to(DEVICE)
+    neuron = NeuronSpec("if", v_reset=None, surrogate="triangle", alpha=1.0)
+    results = []
+    for x in (y.double().requires_grad_(), y.requires_grad_()):
+        run = plain_stage if x.dtype == torch.float64 else neuron_sequence
+        spikes, _ = run(x, neuron, 4, pool=True)
+        weights = (torch.arange(spikes.numel(), device=DEVICE) % 4 - 1).view(spikes.shape).to(x.dtype)
+        results.append((spikes, *torch.autograd.grad((spikes * weights).sum(), x)))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b.double())
+
+
+@hardware
 def test_golden_in_float32():
     """As near to the published figures as plain PyTorch in float32 is, whose spikes flip by rounding too."""
     case = "vgg16_T5_dense"  # the kernels do not see the other one's masks
@@ -93,6 +109,7 @@ def test_golden_in_float32():
     assert fused[1] <= 3 * plain[1] + 1e-2
 
 
+@hardware
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_training_follows_plain_for_200_steps(channels_last):
     torch.manual_seed(0)
@@ -122,6 +139,7 @@ def network_and_batch():
     return fused, torch.rand(8, 3, 16, 16, device="cuda")
 
 
+@hardware
 def test_cuda_graph():
     fused, x = network_and_batch()
     stream = torch.cuda.Stream()
@@ -147,6 +165,7 @@ def test_cuda_graph():
         torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-3)
 
 
+@hardware
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast(dtype):
     fused, x = network_and_batch()
@@ -156,6 +175,7 @@ def test_autocast(dtype):
     assert all(torch.isfinite(p.grad).all() for p in fused.parameters())
 
 
+@hardware
 def test_compile_inductor():
     fused, x = network_and_batch()
     fused.eval()
@@ -163,6 +183,7 @@ def test_compile_inductor():
         torch.testing.assert_close(torch.compile(fused, fullgraph=True)(x), fused(x), rtol=1e-3, atol=1e-3)
 
 
+@hardware
 def test_ddp_of_one_process(tmp_path):
     fused, x = network_and_batch()
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
@@ -175,6 +196,7 @@ def test_ddp_of_one_process(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+@hardware
 def test_large_tensor_with_offsets_beyond_32_bits():
     y = torch.randn(2, 1, 1, 1, 1, device="cuda", dtype=torch.float16).expand(2, 1100, 64, 128, 128).contiguous()
     if torch.cuda.mem_get_info()[0] < 6 * y.numel():
@@ -184,7 +206,10 @@ def test_large_tensor_with_offsets_beyond_32_bits():
     assert torch.equal(spikes[:, -1], small[:, 0])
 
 
+@hardware
 def test_layer_counts_one_kernel_forward():
+    from snn_sparse.nn.fused import FusedLIF
+
     node, x = FusedLIF().cuda(), torch.randn(4, 8, 16, 8, 8, device="cuda")
     node(x).tensor()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

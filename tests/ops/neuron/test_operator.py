@@ -1,0 +1,161 @@
+"""The neuron's C++ operator against its definition in plain PyTorch: every neuron, norm and memory format."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import cpp_case
+from neuron_cases import Case, assert_near, check, lanes, make_inputs, run_operator, run_plain, runnable, statistics
+
+from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat
+from snn_sparse.specs import NeuronSpec
+
+pytestmark = cpp_case.needs_cpp
+EXAMPLES = int(os.environ.get("EXAMPLES", 80))
+NEURONS = [
+    NeuronSpec(kind, decay_input=decay, v_reset=v_reset, detach_reset=detach)
+    for kind in ("lif", "plif", "if")
+    for v_reset in (0.0, -0.3, None)
+    for decay in ((True, False) if kind != "if" else (True,))
+    for detach in (True, False)
+]
+SURROGATES = [("atan", 2.0), ("sigmoid", 4.0), ("piecewise_quadratic", 1.0), ("piecewise_quadratic", 0.7)]
+SURROGATES += [("triangle", 1.0), ("triangle", 0.6)]
+FORMATS = [NCHW, NHWC, lanes(1), lanes(3)]
+name_of = lambda x: f"{x.kind}{x.vectors or ''}" if isinstance(x, MemoryFormat) else str(x)  # noqa: E731
+
+
+# Half of all pairs: each neuron in two formats, each format with every second neuron.
+@pytest.mark.parametrize(
+    ("neuron", "memory_format"),
+    [(n, f) for i, n in enumerate(NEURONS) for j, f in enumerate(FORMATS) if (i + j) % 2 == 0],
+    ids=name_of,
+)
+def test_every_neuron(neuron, memory_format):
+    case = Case((4, 5, 3, 4, 4), neuron=neuron, formats=(memory_format,) * 3 + (NCHW,), v=True, grad_v=True)
+    check(replace(case, residual="plain"))
+
+
+@pytest.mark.parametrize(("surrogate", "alpha"), SURROGATES)
+def test_every_surrogate(surrogate, alpha):
+    neuron = NeuronSpec(surrogate=surrogate, alpha=alpha, detach_reset=False, v_threshold=0.7)
+    check(Case((3, 9, 2, 5, 5), neuron=neuron))
+
+
+@pytest.mark.parametrize("norm", [None, "per_step", "pooled"])
+@pytest.mark.parametrize("residual", [None, "plain", "per_step", "pooled"])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("constant", [True, False])
+def test_every_norm(norm, residual, frozen, constant):
+    case = Case((4, 3, 3, 3, 5), norm=norm, residual=residual, frozen=frozen, constant=constant)
+    check(case)
+    check(replace(case, affine=False, tracked=False, formats=(NHWC, lanes(2), lanes(2), NCHW)))
+
+
+@pytest.mark.parametrize("inside", FORMATS, ids=name_of)
+@pytest.mark.parametrize("outside", FORMATS, ids=name_of)
+@pytest.mark.parametrize(
+    ("shape", "pool"),
+    [
+        ((2, 3, 18, 2, 2), True),
+        ((3, 10, 17, 1, 1), False),
+        ((2, 2, 3, 7, 8), True),
+        ((2, 9, 2, 6, 16), False),
+        ((1, 1, 2, 40, 24), True),
+    ],
+    ids=str,
+)
+def test_every_conversion(inside, outside, shape, pool):
+    potential = NHWC if inside == NHWC else NCHW
+    formats = (inside, outside, outside, potential)
+    check(Case(shape, pool=pool, formats=formats, residual="per_step", v=True, grad_v=True))
+
+
+@pytest.mark.parametrize("pooled", ["per_step", "pooled"])
+def test_a_bias_that_was_left_out_reaches_the_running_mean_only(pooled):
+    case = Case((3, 4, 5, 3, 3), norm=pooled, shift=True)
+    check(case)
+    with_shift, without = run_operator(case), run_operator(replace(case, shift=False))
+    assert torch.equal(with_shift["spikes"], without["spikes"])
+    assert not torch.equal(with_shift["norm.running_mean"], without["norm.running_mean"])
+    assert torch.equal(with_shift["norm.running_var"], without["norm.running_var"])
+
+
+formats = st.one_of(st.sampled_from([NCHW, NHWC]), st.builds(lanes, st.integers(1, 8)))
+neurons = st.builds(
+    lambda neuron, surrogate, tau, threshold: replace(
+        neuron, tau=tau, v_threshold=threshold, surrogate=surrogate[0], alpha=surrogate[1]
+    ),
+    st.sampled_from(NEURONS),
+    st.sampled_from(SURROGATES),
+    st.sampled_from([1.0, 4 / 3, 3.7]),
+    st.sampled_from([1.0, 0.4]),
+)
+cases = st.builds(
+    Case,
+    shape=st.tuples(st.integers(1, 8), st.integers(1, 17), st.integers(1, 19), st.integers(1, 9), st.integers(1, 9)),
+    constant=st.booleans(),
+    norm=st.sampled_from([None, "per_step", "pooled"]),
+    frozen=st.booleans(),
+    affine=st.booleans(),
+    tracked=st.booleans(),
+    shift=st.booleans(),
+    residual=st.sampled_from([None, "plain", "per_step", "pooled"]),
+    neuron=neurons,
+    v=st.booleans(),
+    grad_v=st.booleans(),
+    pool=st.booleans(),
+    formats=st.tuples(formats, formats, formats, st.sampled_from([NCHW, NHWC])),
+    seed=st.integers(0, 2**20),
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=cases)
+def test_random_cases(case):
+    check(runnable(case))
+
+
+@settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=cases)
+def test_float32_within_rounding(case):
+    """Spikes of neurons whose potential never comes within rounding of the threshold are equal; so are statistics."""
+    case = runnable(replace(case, dtype=torch.float32))
+    double = replace(case, dtype=torch.float64)
+    exact, actual = run_plain(double), run_operator(case)
+    near = [run_plain(replace(double, neuron=_nudge(case.neuron, by)))["spikes"] for by in (-1e-4, 1e-4)]
+    clear = (near[0] == near[1]).all(0).expand_as(exact["spikes"])
+    assert actual["spikes"].dtype == torch.float32
+    assert torch.equal(actual["spikes"].double()[clear], exact["spikes"][clear])
+    if clear.all():
+        for name, grad in exact["grads"].items():
+            if grad is not None:
+                assert_near(actual["grads"][name].double(), grad, 1e-3, f"gradient of {name}")
+    for name in statistics(make_inputs(case)):
+        assert_near(actual[name].double(), exact[name], 1e-5, name)
+
+
+def _nudge(neuron, by):
+    return replace(neuron, v_threshold=neuron.v_threshold + by)
+
+
+def test_same_result_with_any_number_of_threads():
+    case = Case((4, 9, 37, 6, 8), formats=(NHWC, lanes(2), NCHW, NCHW), residual="pooled", neuron=NeuronSpec("plif"))
+    first, *others = cpp_case.with_threads((1, 2, 5), lambda: run_operator(case))
+    for other in others:
+        assert torch.equal(first["spikes"], other["spikes"])
+        assert all(torch.equal(first["grads"][k], other["grads"][k]) for k in other["grads"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", cpp_case.ISAS)
+def test_every_instruction_set(isa):
+    cpp_case.run_again(isa, __file__)
