@@ -11,6 +11,8 @@ import pytest
 from snn_sparse.cli import build_parser, main
 from snn_sparse.cli_flags import ARCHITECTURES, DATASETS, METHOD_HELP
 
+GOLDEN = Path(__file__).parent / "golden" / "run_snip"
+TICKET = str(GOLDEN / "level_01" / "ticket.safetensors")
 FAST = ["--end_iter", "2", "--rewinding_epoch", "1", "--prune_percent", "60", "--prune_iterations", "2"]
 SEARCH = ["search", "--dataset", "digits", "--batch-size", "256", "--timestep", "3", *FAST]
 
@@ -41,6 +43,10 @@ def test_search_leaves_everything_behind(finished, capsys):
         "level_00/ticket.safetensors",
         "level_01/ticket.safetensors",
     }
+    report = json.loads((finished / "report.json").read_text())
+    assert [level["sparsity"] for level in report["levels"]] == pytest.approx([0, 60], abs=0.01)
+    assert [level["epochs"] for level in report["levels"]] == [2, 1]
+    assert report["search_seconds"] == report["levels"][0]["seconds"] > 0
     assert main([*SEARCH, "--method", "imp", "--out", str(finished)]) == 0
     out, _ = lines(capsys)
     assert "level 1: finished before" in out
@@ -68,10 +74,23 @@ def test_plan_of_a_ticket(finished, capsys):
     assert main(["plan", "--ticket", ticket, "--batch_size", "8", "--image_size", "8"]) == 0
     table = lines(capsys)[0].splitlines()
     assert [row.split()[0] for row in table[2:]] == ["features.0", "features.4", "features.8", "classifier"]
-    assert all("dense" in row or "sparse" in row for row in table[2:])
+    assert all("dense" in row or "live" in row for row in table[2:])
     assert all(row.count("%") == 4 for row in table[2:])  # density, and the unions of 8, 16 and 32 filters
     assert main(["plan", "--ticket", ticket, "--batch_size", "0"]) == 2
     assert "batch_size" in lines(capsys)[1][0]
+
+
+def test_doctor_says_what_runs_and_why_not_faster(capsys, monkeypatch):
+    assert main(["doctor"]) == 0
+    rows = {tuple(line.split()[:3]): line.split()[3:] for line in capsys.readouterr().out.splitlines() if line}
+    for operator in ("neuron", "convolution", "live"):
+        assert rows[operator, "cpu", "float32"] == ["cpp"]
+        implementation, *reason = rows[operator, "cpu", "bfloat16"]
+        assert implementation == "plain"
+        assert "bfloat16" in " ".join(reason)
+    monkeypatch.setattr("snn_sparse.ops.backend._library_problem", lambda: "there is no compiler")
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.count("there is no compiler") == 6  # three operators in float32 and float64
 
 
 def test_random_control_of_a_run(finished, tmp_path):
@@ -107,14 +126,21 @@ BAD = [
     ["search", "--no-such-flag"],
     ["evaluate", "--ticket", "/nonexistent"],
     ["train", "--ticket", __file__],
+    ["evaluate", "--ticket", __file__, "--precision", "half"],
+    ["evaluate", "--ticket", TICKET, "--timestep", "0"],
+    ["train", "--ticket", TICKET, "--timestep", "0"],
+    ["train", "--ticket", TICKET, "--end_iter", "0"],
+    ["train", "--ticket", TICKET, "--learning_rate", "-1"],
+    ["train", "--ticket", TICKET, "--print_freq", "0"],
     ["plan", "--ticket", "/nonexistent"],
     ["report", "/nonexistent"],
+    ["report", str(GOLDEN), "--out", __file__],
     ["dance"],
     [],
 ]
 
 
-@pytest.mark.parametrize("arguments", BAD, ids=" ".join)
+@pytest.mark.parametrize("arguments", BAD, ids=lambda a: " ".join(map(os.path.basename, a)))
 def test_bad_input_is_one_line_and_status_2(arguments, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
@@ -194,29 +220,6 @@ def test_help(command, capsys):
         main([*command, "--help"])
     assert stop.value.code == 0
     assert len(capsys.readouterr().out) > 100
-
-
-def test_live_progress_on_a_terminal():
-    import io
-
-    from snn_sparse.console import ConsoleProgress
-    from snn_sparse.tickets.progress import EpochReport
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    progress = ConsoleProgress(3, print_freq=2, stream=stream)
-    for epoch, accuracy in ((1, None), (2, 97.5), (3, None)):
-        progress.epoch(EpochReport(1, epoch, 3, 0.25, accuracy, 43.75, 5, 0.1, 1.0), 62.0)
-    progress.level_done(1, 43.75, 97.5, 3.0, Path("a/ticket"))
-    kept = [line.split("\r")[-1].rstrip() for line in stream.getvalue().strip().split("\n")]
-    assert kept == [
-        "  level 1/2  43.75 % pruned  epoch 2/3  T=5  loss 0.2500  accuracy 97.50 %  left 1:02",
-        "  level 1: 43.75 % pruned, accuracy 97.50 %, 3.0 s -> a/ticket",
-    ]
-    assert "epoch 1/3" in stream.getvalue()
 
 
 def test_interrupt_says_how_to_go_on(tmp_path):

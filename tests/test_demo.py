@@ -7,7 +7,8 @@ from snn_sparse.cli import main
 
 
 @pytest.mark.slow
-def test_demo(tmp_path, monkeypatch, capsys):
+def test_demo(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("snn_sparse.training.load_dataset", lambda name: tiny)
     monkeypatch.setattr(demo, "SEEDS", (1,))
     monkeypatch.setattr(demo, "COMMON", {**demo.COMMON, "end_iter": 3, "rewinding_epoch": 1, "prune_iterations": 2})
     assert main(["demo", "--out", str(tmp_path)]) == 0

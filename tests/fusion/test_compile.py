@@ -22,8 +22,26 @@ def test_compiles_into_one_graph(fused):
     assert all(p.grad is not None for p in fused.parameters())
 
 
-def test_exports(fused):
+def test_a_masked_network_compiles_into_one_graph(fused):
     x = torch.randn(2, 3, 8, 8)
+    mask = ss.Mask({n: torch.rand(p.shape) < 0.3 for n, p in ss.tickets.prunable(fused).items()})
+    mask.apply_(fused)
+    gradients(fused, x)
+    expected = [p.grad.clone() for p in fused.parameters()]
+    fused.zero_grad()
+    gradients(torch.compile(fused, fullgraph=True, backend="aot_eager"), x)
+    for p, g in zip(fused.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
+    for name, p in ss.tickets.prunable(fused).items():
+        assert not p.grad[~mask[name]].any()
+        assert p.grad[mask[name]].any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_exports(fused, masked):
+    x = torch.randn(2, 3, 8, 8)
+    if masked:
+        ss.Mask({n: torch.rand(p.shape) < 0.3 for n, p in ss.tickets.prunable(fused).items()}).apply_(fused)
     program = torch.export.export(fused.eval(), (x,))
     torch.testing.assert_close(program.module()(x), fused(x))
 

@@ -1,9 +1,11 @@
 """A tiny search for the tests of the drivers."""
 
+import torch
+
 from snn_sparse.tickets.drivers import run_search
 from snn_sparse.tickets.progress import Progress
 from snn_sparse.tickets.run_files import RunFiles
-from snn_sparse.tickets.search import Search
+from snn_sparse.tickets.search import Search, snapshot
 from snn_sparse.tickets.settings import Settings
 
 TINY = {
@@ -34,11 +36,51 @@ class Recorder(Progress):
         self.left.append(seconds_left)
 
 
+class Killed(Exception):
+    pass
+
+
+class KillAfter(Recorder):
+    """Stops a search in the middle, after a number of epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.remaining = epochs
+
+    def epoch(self, report, seconds_left):
+        super().epoch(report, seconds_left)
+        self.remaining -= 1
+        if self.remaining == 0:
+            raise Killed  # before the checkpoint of this epoch is written
+
+
+class Watched(Search):
+    """A search that remembers what each level starts from."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.starts = {}
+
+    def train(self, model, mask, level, *args, **kwargs):
+        self.starts[level] = snapshot(model)
+        return super().train(model, mask, level, *args, **kwargs)
+
+
+def under(mask, state):
+    """A ``state_dict`` with zeros where the mask prunes."""
+    return {n: v * mask[n] if n in mask else v for n, v in state.items()}
+
+
+def same(a, b):
+    """Whether two ``state_dict`` are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(v, b[n]) for n, v in a.items())
+
+
 def make(data, root, progress=None, **changes):
     settings = Settings(**{**TINY, **changes})
     files = RunFiles(root)
     files.start(settings)
-    return Search(settings, data, files, progress or Recorder())
+    return Watched(settings, data, files, progress or Recorder())
 
 
 def run(data, root, like=None, progress=None, **changes):

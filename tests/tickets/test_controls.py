@@ -7,16 +7,11 @@ import torch
 import snn_sparse as ss
 
 sys.path.insert(0, str(Path(__file__).parent))
-from searching import run, tickets
+from searching import run, same, tickets, under
 
 from snn_sparse.tickets.drivers import DRIVERS, run_search
 from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.tickets.settings import METHODS, SPARSITIES
-
-
-@pytest.fixture(scope="module")
-def imp(tiny, tmp_path_factory):
-    return run(tiny, tmp_path_factory.mktemp("imp") / "run", method="imp")
 
 
 def test_every_method_has_a_driver():
@@ -37,7 +32,32 @@ def test_random_masks_copy_densities_start_and_length(imp, tiny, tmp_path, one):
         for name, m in ticket.mask.items():
             assert int(m.sum()) == int(winner.mask[name].sum())
             assert not torch.equal(m, winner.mask[name])
-            assert torch.equal(ticket.rewind[name], dense[name] * m)
+        assert same(ticket.rewind, under(ticket.mask, dense))
+        assert same(control.starts[ticket.meta["level"]], dense)  # trained from there, biases and statistics included
+
+
+def test_random_masks_differ_from_level_to_level_and_from_seed_to_seed(imp, tiny, tmp_path):
+    """They are drawn by themselves, not one cut out of the other."""
+    first, second = (t.mask for t in tickets(run(tiny, tmp_path / "a", like=imp.files.root, method="random")))
+    assert not all(torch.equal(second[n] & m, second[n]) for n, m in first.items())
+    other = run(tiny, tmp_path / "b", like=imp.files.ticket(2), method="random", seed=6)
+    assert not tickets(other)[0].mask.equal(second)
+
+
+def test_random_at_another_number_of_timesteps(imp, tiny, tmp_path):
+    """As for a ticket that was found at T_early."""
+    control = run(tiny, tmp_path / "run", like=imp.files.ticket(1), method="random", timestep=2)
+    assert [t.config["timesteps"] for t in tickets(control)] == [2]
+
+
+def test_a_resumed_control_trains_what_is_left(imp, tiny, tmp_path):
+    whole = run(tiny, tmp_path / "run", like=imp.files.root, method="random")
+    again = run(tiny, tmp_path / "run", like=imp.files.root, method="random")
+    assert again.starts == {}
+    whole.files.ticket(2).unlink()
+    again = run(tiny, tmp_path / "run", like=imp.files.root, method="random")
+    assert list(again.starts) == [2]
+    assert [bool(left) for left in again.progress.left] == [True, False]
 
 
 def test_random_needs_a_run_to_copy(imp, tiny, tmp_path):
@@ -57,7 +77,11 @@ def test_snip_prunes_at_initialisation(tiny, tmp_path):
     (ticket,) = tickets(search)
     assert ticket.mask.sparsity == pytest.approx(SPARSITIES[6], abs=0.1)
     initial = search.new_model().state_dict()
-    assert torch.equal(ticket.rewind["classifier.bias"], initial["classifier.bias"])
+    assert same(ticket.rewind, under(ticket.mask, initial))
+    assert same(search.starts[1], initial)
+    assert ticket.meta["level"] == 1
+    assert [left > 0 for left in search.progress.left] == [True, False]
+    assert ticket.meta["epochs"] == 2
     images = tiny.train
     x, y = next(iter(images.batches(50, generator=search.generator("snip"))))
     assert ticket.mask.equal(ss.snip_mask(search.new_model(), x, y, SPARSITIES[6]))
@@ -72,5 +96,6 @@ def test_transfer_trains_the_spiking_network_under_masks_of_the_conventional_one
     assert spiking.config["neuron"] == "lif"
     assert spiking.config["timesteps"] == 4
     assert spiking.mask.equal(relu.load_ticket(1).mask)
+    assert same(spiking.rewind, under(spiking.mask, search.starts[1]))
     run_search(search)  # finished: nothing happens
     assert len(search.files.levels()) == 2

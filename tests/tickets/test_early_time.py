@@ -28,6 +28,12 @@ def test_three_timesteps_leave_no_choice():
     assert ss.early_timestep(torch.randn(3, 4, 5))[0] == 3
 
 
+def test_a_divergence_of_exactly_the_threshold_is_not_below_it():
+    logits = torch.randn(3, 4, 5)
+    assert ss.early_timestep(logits, 1.0) == (3, {2: 1.0})
+    assert ss.early_timestep(logits, 1.001) == (2, {2: 1.0})
+
+
 def test_steps_that_agree_need_only_two():
     assert ss.early_timestep(torch.randn(1, 4, 5).expand(5, 4, 5)) == (2, {2: 0.0, 3: 0.0, 4: 0.0})
 

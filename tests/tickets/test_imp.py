@@ -10,15 +10,10 @@ import torch
 import snn_sparse as ss
 
 sys.path.insert(0, str(Path(__file__).parent))
-from searching import Recorder, make, run, tickets
+from searching import KillAfter, Killed, make, run, same, tickets, under
 
+from snn_sparse.tickets.imp import iterative_magnitude_pruning
 from snn_sparse.tickets.search import snapshot
-
-
-@pytest.fixture(scope="module")
-def imp(tiny, tmp_path_factory):
-    torch.manual_seed(0)
-    return run(tiny, tmp_path_factory.mktemp("imp") / "run", method="imp")
 
 
 def test_masks_are_nested_and_follow_the_schedule(imp):
@@ -34,15 +29,26 @@ def test_each_mask_is_pruned_from_the_level_before(imp):
         assert later.mask.equal(ss.prune_magnitude(earlier.build(), earlier.mask, 50.0))
 
 
-def test_survivors_start_from_their_values_after_the_rewinding_epoch(imp, tiny, tmp_path):
-    """Training level 0 anew for just one epoch of the same schedule gives the weights that all levels rewind to."""
-    search = make(tiny, tmp_path / "again", method="imp")
-    model, kept = search.new_model(), {}
+@pytest.fixture(scope="module")
+def dense(tiny, tmp_path_factory):
+    """What level 0 goes through, by the number of epochs done."""
+    search = make(tiny, tmp_path_factory.mktemp("dense") / "run", method="imp")
+    model = search.new_model()
+    kept = {0: snapshot(model)}
     search.train(model, ss.Mask.dense(model), 0, 3, after_epoch=lambda n: kept.setdefault(n, snapshot(model)))
+    return kept
+
+
+def test_survivors_start_from_their_values_after_the_rewinding_epoch(imp, dense):
+    """Weights, biases and running statistics are those after one epoch of level 0, at every later level."""
+    moved = [n for n, v in dense[1].items() if not torch.equal(v, dense[0][n]) and not torch.equal(v, dense[3][n])]
+    assert {"features.0.weight", "features.1.bias", "features.1.running_var", "classifier.bias"} <= set(moved)
+    assert same(imp.starts[0], dense[0])
+    assert same(imp.starts[1], dense[1])
+    assert same(imp.starts[2], dense[1])
     for ticket in tickets(imp):
-        for name, value in ticket.rewind.items():
-            expected = kept[1][name] * ticket.mask[name] if name in ticket.mask else kept[1][name]
-            assert torch.equal(value, expected), name
+        assert same(ticket.rewind, under(ticket.mask, dense[1]))
+    assert same(tickets(imp)[0].trained, dense[3])
 
 
 def test_pruned_weights_are_exactly_zero_after_training(imp):
@@ -86,7 +92,9 @@ def test_rewinding_to_the_initial_weights(tiny, tmp_path):
     search = run(tiny, tmp_path / "run", method="imp", rewinding_epoch=0, prune_iterations=2, end_iter=1)
     initial = search.new_model().state_dict()
     dense, ticket = tickets(search)
-    assert all(torch.equal(v, initial[n]) for n, v in dense.rewind.items())
+    assert same(dense.rewind, initial)
+    assert same(search.starts[1], initial)
+    assert same(ticket.rewind, under(ticket.mask, initial))
     assert ticket.meta["epochs"] == 1
 
 
@@ -134,24 +142,6 @@ def test_precision(tiny, tmp_path, backend):
         assert all(torch.equal(a.trained[n], b.trained[n]) for n in a.trained)
 
 
-class Killed(Exception):
-    pass
-
-
-class KillAfter(Recorder):
-    """Stops a search in the middle, after a number of epochs."""
-
-    def __init__(self, epochs):
-        super().__init__()
-        self.remaining = epochs
-
-    def epoch(self, report, seconds_left):
-        super().epoch(report, seconds_left)
-        self.remaining -= 1
-        if self.remaining == 0:
-            raise Killed  # before the checkpoint of this epoch is written
-
-
 @pytest.mark.parametrize("method", ["imp", "imp+et", "eb", "eb+et", "transfer"])
 @pytest.mark.parametrize("after", [1, 3, 5, 7])
 def test_a_killed_search_goes_on_and_ends_with_the_same_masks(tiny, tmp_path, method, after):
@@ -163,6 +153,8 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_masks(tiny, tmp_path, me
         run(tiny, tmp_path / "killed", progress=KillAfter(after), **changes)
     resumed = run(tiny, tmp_path / "killed", **changes)
     assert len(resumed.progress.epochs) < len(whole.progress.epochs) or after == 1
+    assert resumed.progress.left[-1] == 0
+    assert all(resumed.progress.left[:-1]) or method == "transfer"  # which is two searches
     for a, b in zip(tickets(whole), tickets(resumed), strict=True):
         assert a.mask.equal(b.mask)
         assert all(torch.equal(a.trained[n], b.trained[n]) for n in a.trained)
@@ -176,3 +168,34 @@ def test_a_killed_search_goes_on_and_ends_with_the_same_masks(tiny, tmp_path, me
 def test_a_finished_search_does_nothing_more(imp, tiny):
     again = run(tiny, imp.files.root, method="imp")
     assert again.progress.epochs == []
+
+
+def test_a_resumed_level_goes_on_from_the_level_before(imp, tiny, tmp_path):
+    """Killed in level 2, after two finished levels: masks, weights and starts are those of a search that was not."""
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "run", progress=KillAfter(6), method="imp")
+    resumed = run(tiny, tmp_path / "run", method="imp")
+    assert list(resumed.starts) == [2]
+    assert same(resumed.starts[2], imp.starts[2])
+    for a, b in zip(tickets(imp), tickets(resumed), strict=True):
+        assert a.mask.equal(b.mask)
+        assert same(a.trained, b.trained)
+        assert same(a.rewind, b.rewind)
+    assert [left > 0 for left in resumed.progress.left] == [True, False]
+    assert len([note for note in resumed.progress.notes if "finished before" in note]) == 2
+
+
+def test_a_resumed_search_hands_on_the_mask_of_the_finished_level(tiny, tmp_path):
+    """A next mask that looks at the last mask alone still nests."""
+
+    def every_other(_level, _model, mask):
+        return ss.Mask({n: m & (m.flatten().cumsum(0).view(m.shape) % 2 == 0) for n, m in mask.items()})
+
+    search = make(tiny, tmp_path / "run", KillAfter(3), end_iter=1, rewinding_epoch=0)
+    with pytest.raises(Killed):
+        iterative_magnitude_pruning(search, every_other)
+    iterative_magnitude_pruning(make(tiny, tmp_path / "run", end_iter=1, rewinding_epoch=0), every_other)
+    masks = [t.mask for t in tickets(search)]
+    assert [m.sparsity for m in masks] == pytest.approx([0, 50, 75], abs=0.01)
+    for level in (1, 2):
+        assert masks[level].equal(every_other(level, None, masks[level - 1]))

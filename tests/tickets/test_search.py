@@ -17,7 +17,7 @@ from searching import TINY, make, run, tickets
 
 from snn_sparse.tickets.run_files import RunExistsError, RunFiles
 from snn_sparse.tickets.search import DivergedError
-from snn_sparse.tickets.settings import Settings
+from snn_sparse.tickets.settings import SPARSITIES, Settings
 from snn_sparse.training import load_checkpoint
 from snn_sparse.training.data import Dataset, ImageSet
 
@@ -27,6 +27,53 @@ def test_config_holds_every_setting_and_the_environment(tiny, tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert Settings(**config["settings"]) == Settings(**TINY)
     assert {"snn_sparse", "torch", "python", "device", "commit"} <= config["environment"].keys()
+
+
+def test_defaults_are_the_published_settings():
+    s = Settings()
+    assert (s.method, s.arch, s.dataset, s.timestep, s.batch_size) == ("imp", "vgg16", "cifar10", 5, 128)
+    assert (s.end_iter, s.rewinding_epoch, s.prune_percent, s.prune_iterations) == (300, 20, 25.0, 15)
+    assert (s.optimizer, s.scheduler, s.learning_rate, s.momentum) == ("sgd", "cosine", 0.1, 0.9)
+    assert (s.pruning_scope, s.early_time_threshold, s.seed, s.round) == ("global", 0.6, 1234, 1)
+    assert [round(100 * (1 - 0.75**n), 1) for n in range(15)] == pytest.approx(SPARSITIES, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rewinding_epoch": 0},
+        {"rewinding_epoch": 2},
+        {"method": "eb", "rewinding_epoch": 3},  # without a meaning there
+        {"sparsity_round": 14},
+        {"method": "imp+et", "timestep": 3, "prune_iterations": 2},
+        {"method": "eb+et", "prune_iterations": 1},
+        {"momentum": 0.0, "weight_decay": 0.0},
+    ],
+)
+def test_settings_at_their_limits(changes):
+    Settings(**{**TINY, **changes})
+
+
+def test_a_directory_that_is_no_run_or_is_damaged(tiny, tmp_path):
+    files = RunFiles(tmp_path / "run")
+    with pytest.raises(ValueError, match="is no run directory"):
+        files.config()
+    make(tiny, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        files.config()
+
+
+def test_what_a_ticket_says_of_itself(imp):
+    for level, ticket in enumerate(tickets(imp)):
+        meta = ticket.meta
+        assert (meta["method"], meta["dataset"], meta["level"], meta["seed"]) == ("imp", "digits", level, 5)
+        assert (meta["timesteps"], meta["timesteps_early"]) == (4, None)
+        assert meta["sparsity"] == pytest.approx((0, 50, 75)[level], abs=0.01)
+        assert meta["settings"] == Settings(**TINY, method="imp").as_dict()
+        times = [m["seconds"] for m in imp.files.metrics() if m["level"] == level]
+        assert 0 < meta["seconds"] <= sum(times)
+        assert not imp.files.checkpoint(level).exists()
 
 
 def test_runs_and_tickets_from_before_there_was_a_precision(tiny, tmp_path):
@@ -102,14 +149,12 @@ def test_checkpoints_are_rare_when_they_are_dear(tiny, tmp_path, monkeypatch):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders!r}
 import torch
 torch.set_num_threads(1)
 from searching import run
-from snn_sparse.training import load_dataset, Dataset, ImageSet, Augmentation
-digits = load_dataset("digits")
-cut = lambda s, n: ImageSet(s.images[:n], s.labels[:n], s.mean, s.std)
-data = Dataset("digits", cut(digits.train, 200), cut(digits.test, 100), 10, Augmentation(crop_padding=1))
+from tiny_case import tiny_digits
+data = tiny_digits()
 print("ready", flush=True)
 run(data, {out!r}, method="imp", end_iter=4, prune_iterations=3)
 """
@@ -118,10 +163,10 @@ run(data, {out!r}, method="imp", end_iter=4, prune_iterations=3)
 @pytest.mark.slow
 def test_sigkill_at_any_moment(tmp_path):
     """Killed again and again by a signal that cannot be caught, the search ends with the masks of one that was not."""
-    folder = str(Path(__file__).parent)
+    folders = [str(Path(__file__).parents[n]) for n in (0, 1)]
 
     def start(out):
-        code = SCRIPT.format(folder=folder, out=str(tmp_path / out))
+        code = SCRIPT.format(folders=folders, out=str(tmp_path / out))
         return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={**os.environ})
 
     assert start("whole").wait(timeout=200) == 0

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -20,13 +19,19 @@ def make_ticket(live=0.1, **options):
     return ss.Ticket(model.config, mask, snapshot(model), rewind, {"level": 3, "accuracy": 91.25}), model
 
 
+def test_bits_are_packed_eight_a_byte_first_entry_highest():
+    mask = torch.tensor([[1, 0, 0, 0, 0], [0, 1, 1, 0, 1]]).bool()
+    assert _pack_bits(mask).tolist() == [0b10000011, 0b01000000]
+    assert torch.equal(_unpack_bits(torch.tensor([0b10000011, 0b01000000], dtype=torch.uint8), (2, 5)), mask)
+
+
 @pytest.mark.parametrize("shape", [(1,), (8,), (3, 5, 3, 3), (2, 17)])
 @pytest.mark.parametrize("live", [0.0, 0.4, 1.0])
-def test_bits_are_packed_as_numpy_does(shape, live):
+def test_bits_come_back(shape, live):
     mask = torch.rand(shape) < live
-    packed = _pack_bits(mask)
-    assert np.array_equal(packed.numpy(), np.packbits(mask.numpy().reshape(-1)))
-    assert torch.equal(_unpack_bits(packed, shape), mask)
+    assert torch.equal(_unpack_bits(_pack_bits(mask), shape), mask)
+    turned = mask.transpose(0, -1)  # not contiguous
+    assert torch.equal(_unpack_bits(_pack_bits(turned), turned.shape), turned)
 
 
 @pytest.mark.parametrize("live", [0.0, 0.1, 1.0])
@@ -44,6 +49,19 @@ def test_round_trip(tmp_path, live):
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(built.eval()(x), model.eval()(x))
     assert str(built) == str(model)
+
+
+@pytest.mark.parametrize("weights", ["trained", "rewind"])
+def test_weights_to_build_with(tmp_path, weights):
+    ticket, _ = make_ticket()
+    ticket.save(tmp_path / "a.safetensors")
+    state, other = (ticket.trained, ticket.rewind) if weights == "trained" else (ticket.rewind, ticket.trained)
+    for source in (ticket, ss.Ticket.load(tmp_path / "a.safetensors")):
+        built = source.build(weights).state_dict()
+        assert all(torch.equal(v, state[n]) for n, v in built.items())
+        assert not torch.equal(built["features.0.weight"], other["features.0.weight"])
+    assert ticket.build().state_dict()["features.0.weight"].equal(ticket.trained["features.0.weight"])
+    assert ticket.build(device="meta").features[0].weight.device.type == "meta"
 
 
 def test_built_network_keeps_its_mask_and_leaves_the_random_state_alone(tmp_path):

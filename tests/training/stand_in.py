@@ -10,35 +10,25 @@ import snn_sparse as ss
 from snn_sparse.training import TrainStep
 
 NAN = float("nan")
-KINDS = ["prepared", "capturable"]
 
 
 class Replay:
-    """Captured work; like a graph it runs no hook before the network and moves no version of a parameter."""
+    """Captured work; like a graph it moves no version of a parameter."""
 
     def __init__(self, stand_in, function):
         self.stand_in, self.function = stand_in, function
 
     def replay(self):
         self.stand_in.log.append("replay")
-        hooks = [(model._forward_pre_hooks, dict(model._forward_pre_hooks)) for model, _ in self.stand_in.watched]
         parameters = tuple(p for model, _ in self.stand_in.watched for p in model.parameters())
-        for registered, _ in hooks:
-            registered.clear()
-        self.stand_in.replaying = True
-        try:
-            with torch.autograd._unsafe_preserve_version_counter(parameters):
-                self.function()
-        finally:
-            self.stand_in.replaying = False
-            for registered, found in hooks:
-                registered.update(found)
+        with torch.autograd._unsafe_preserve_version_counter(parameters):
+            self.function()
 
 
 class StandIn:
     """In place of :class:`CudaGraphs`: after a capture all tensors are as before, and a replay calls the function."""
 
-    log, graphs, watched, captures, replaying = [], [], [], [], False
+    log, graphs, watched, captures = [], [], [], []
 
     def __init__(self, device):
         assert device.type == "cpu"
@@ -83,24 +73,6 @@ class StandIn:
         return sum(graph() is not None for graph in cls.graphs)
 
 
-class HeldRate(torch.optim.SGD):
-    """Like a fused optimizer: replays read a learning rate that only ``prepare`` moves."""
-
-    def prepare(self):
-        StandIn.log.append("prepare")
-        self.held = self.param_groups[0]["lr"]
-
-    def after_capture(self):
-        StandIn.log.append("after_capture")
-
-    def step(self, closure=None):
-        group = self.param_groups[0]
-        rate = group["lr"]
-        group["lr"] = self.held if StandIn.replaying else rate
-        super().step()
-        group["lr"] = rate
-
-
 def network(fused=False, pruned=80.0):
     model = ss.build_model("vgg_small", 10, 1, 3)
     model = (ss.fuse(model) if fused else model).train()
@@ -113,13 +85,10 @@ def mask_of(model, percent):
     return ss.prune_magnitude(model, ss.Mask.dense(model), percent, "local")
 
 
-def optimizer_of(model, kind):
-    options = {"lr": 0.2, "momentum": 0.9, "weight_decay": 1e-2}
-    if kind == "prepared":
-        return HeldRate(model.parameters(), **options)
-    optimizer = torch.optim.SGD(model.parameters(), **options)
-    optimizer.param_groups[0]["capturable"] = kind == "capturable"
-    return optimizer
+def optimizer_of(model, captured=True):
+    """SGD whose learning rate is a tensor, so that a graph reads it anew; or a number."""
+    rate = torch.tensor(0.2) if captured else 0.2
+    return torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-2)
 
 
 def tensors_of(model, optimizer):
@@ -127,9 +96,9 @@ def tensors_of(model, optimizer):
     return [*model.parameters(), *model.buffers(), *state]
 
 
-def make(kind="prepared", **options):
+def make(**options):
     model = network(**options)
-    optimizer = optimizer_of(model, kind)
+    optimizer = optimizer_of(model)
     StandIn.watched.append((model, optimizer))
     return TrainStep(model, optimizer)
 
@@ -141,7 +110,7 @@ def batch(n=6):
 def twin_of(step, **options):
     """An eager step of a copy of the network."""
     model = copy.deepcopy(step.model)
-    optimizer = optimizer_of(model, "plain")
+    optimizer = optimizer_of(model)
     optimizer.load_state_dict(copy.deepcopy(step.optimizer.state_dict()))
     return TrainStep(model, optimizer, graph=False, **options)
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 
-from snn_sparse.ops.image_batch import augment as apply
-from snn_sparse.training.augment import Augmentation
+from snn_sparse.training.augment import Augmentation, Draws
 
 
 def images(n=64, c=3, h=9, w=7):
@@ -72,11 +71,15 @@ def test_numbers_of_several_batches_are_drawn_a_batch_at_a_time():
     parts = [augment.draw((n,), 9, 6, generator) for n in (3, 1, 7)]
     assert torch.equal(together.values, torch.cat([part.values for part in parts], 1))
     x = images(11, 2, 9, 6)
-    expected = torch.cat([apply(x[a:b], part) for a, b, part in zip((0, 3, 4), (3, 4, 11), parts, strict=True)])
-    assert torch.equal(apply(x, together), expected)
-    assert torch.equal(apply(x[3:4], together[3:4]), apply(x[3:4], parts[1]))
+    expected = torch.cat([part.apply(x[a:b]) for a, b, part in zip((0, 3, 4), (3, 4, 11), parts, strict=True)])
+    assert torch.equal(together.apply(x), expected)
+    assert torch.equal(together[3:4].apply(x[3:4]), parts[1].apply(x[3:4]))
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="crop_padding"):
-        Augmentation(crop_padding=-1)
+    for name in ("crop_padding", "cutout"):
+        with pytest.raises(ValueError, match=f"^{name} must not be negative"):
+            Augmentation(**{name: -1})
+    for wrong, error in ((torch.zeros(5, 3), TypeError), (torch.zeros(4, 3).int(), ValueError)):
+        with pytest.raises(error, match=r"^values must"):
+            Draws(wrong, Augmentation())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from snn_sparse.training.augment import Augmentation
-from snn_sparse.training.data import ImageSet, batch_bounds
+from snn_sparse.training.data import Dataset, ImageSet, batch_bounds
 
 
 def image_set(n=23):
@@ -44,6 +44,16 @@ def test_a_remainder_of_one_joins_the_batch_before():
     assert batch_bounds(3, 1) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     with pytest.raises(ValueError, match="batch_size"):
         batch_bounds(5, 0)
+
+
+def test_moving_a_data_set_changes_nothing_else():
+    data = Dataset("mine", image_set(5), image_set(3), 7, Augmentation(flip=True))
+    for moved in (data.to("cpu"), data.to("meta")):
+        assert (moved.name, moved.num_classes, moved.augmentation) == (data.name, 7, data.augmentation)
+        assert (len(moved.train), len(moved.test), moved.in_channels) == (5, 3, 2)
+        assert (moved.test.mean, moved.test.std) == (data.test.mean, data.test.std)
+    assert torch.equal(data.to("cpu").train.images, data.train.images)
+    assert moved.train.images.device == moved.test.labels.device == torch.device("meta")
 
 
 def test_augmentation_only_with_a_generator():

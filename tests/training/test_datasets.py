@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_sparse.training import SOURCES, load_dataset
+from snn_sparse.training import SOURCES, Augmentation, load_dataset
 
-RANDOM = np.random.default_rng()
 SHARED = Path(os.environ.get("SNN_SPARSE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
@@ -28,7 +27,7 @@ def write_idx(path, array):
 def write_mnist(root, name):
     pixels = {}
     for prefix, n in (("train", 12), ("t10k", 5)):
-        pixels[prefix] = RANDOM.integers(0, 256, (n, 28, 28))
+        pixels[prefix] = torch.randint(0, 256, (n, 28, 28)).numpy()
         write_idx(root / name / "raw" / f"{prefix}-images-idx3-ubyte", pixels[prefix])
         write_idx(root / name / "raw" / f"{prefix}-labels-idx1-ubyte", np.arange(n) % 10)
     return pixels
@@ -50,7 +49,7 @@ def write_cifar10(root):
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
-        batch = {"data": RANDOM.integers(0, 256, (4, 3072), dtype=np.uint8), "labels": [0, 1, 2, 9]}
+        batch = {"data": torch.randint(0, 256, (4, 3072), dtype=torch.uint8).numpy(), "labels": [0, 1, 2, 9]}
         (folder / name).write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
 
@@ -70,9 +69,26 @@ def test_cifar10(tmp_path, monkeypatch):
 
 def test_published_statistics():
     assert SOURCES["cifar10"].mean == (0.4913, 0.4821, 0.4465)
+    assert SOURCES["cifar10"].std == (0.2023, 0.1994, 0.2010)
+    assert SOURCES["cifar100"].mean == (0.5071, 0.4867, 0.4408)
     assert SOURCES["cifar100"].std == (0.2673, 0.2564, 0.2762)
-    assert SOURCES["fmnist"].mean == (0.5,)
-    assert SOURCES["svhn"].std == (0.5, 0.5, 0.5)
+    assert (SOURCES["mnist"].mean, SOURCES["mnist"].std) == ((0.1307,), (0.3081,))
+    assert SOURCES["fmnist"].mean == SOURCES["fmnist"].std == (0.5,)
+    assert SOURCES["svhn"].mean == SOURCES["svhn"].std == (0.5, 0.5, 0.5)
+    assert {n: s.num_classes for n, s in SOURCES.items() if s.num_classes != 10} == {"cifar100": 100}
+    augmented = {
+        n: (s.augmentation.crop_padding, s.augmentation.flip, s.augmentation.cutout) for n, s in SOURCES.items()
+    }
+    assert augmented["cifar10"] == augmented["cifar100"] == (4, True, 16)
+    assert augmented["fmnist"] == augmented["svhn"] == (4, True, 0)
+    assert augmented["mnist"] == (4, False, 0)
+
+
+def test_statistics_of_digits_are_those_of_the_training_images(digits):
+    pixels = digits.train.images.double() / 255
+    assert digits.train.mean == digits.test.mean == pytest.approx((pixels.mean().item(),), abs=1e-3)
+    assert digits.train.std == digits.test.std == pytest.approx((pixels.std().item(),), abs=1e-3)
+    assert (digits.train.images.max(), digits.train.images.min()) == (255, 0)
 
 
 def write_folder(root, splits=("train", "test"), classes=("cat", "dog"), size=(20, 14)):
@@ -95,6 +111,22 @@ def test_image_folder(tmp_path, second):
     pixels = data.train.images.double() / 255
     assert data.train.mean == pytest.approx([pixels[:, c].mean().item() for c in range(3)])
     assert data.train.std == pytest.approx([pixels[:, c].std(correction=0).item() for c in range(3)])
+
+
+@pytest.mark.parametrize(("size", "shape"), [(8, (8, 24)), (16, (48, 16)), (4, (8, 8))])
+def test_images_of_a_folder_are_scaled_to_the_shorter_side_and_cropped_in_the_middle(tmp_path, size, shape):
+    """The middle square is bright, the rest dark."""
+    pixels = np.zeros((*shape, 3), dtype=np.uint8)
+    side = min(shape)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    pixels[top : top + side, left : left + side] = 200
+    for split in ("train", "test"):
+        (tmp_path / split / "one").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / split / "one" / "a.png")
+    data = load_dataset("imagefolder", tmp_path, image_size=size)
+    assert data.train.images.shape == (1, 3, size, size)
+    assert torch.equal(data.train.images, torch.full((1, 3, size, size), 200, dtype=torch.uint8))
+    assert data.augmentation == Augmentation(crop_padding={4: 1, 8: 1, 16: 2}[size], flip=True)
 
 
 def test_digits_are_split_evenly(digits):

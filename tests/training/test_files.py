@@ -1,9 +1,14 @@
 import json
 import os
+import resource
+import stat
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+import snn_sparse as ss
+from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.training import load_checkpoint, save_checkpoint, write_atomic, write_json
 
 
@@ -11,14 +16,79 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "file"
     write_atomic(path, b"old")
 
-    def full_disk(_):
+    def fails(_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="no space"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def ticket(number):
+    model = ss.build_model("vgg_small", 4, 1, 2)
+    state = {n: torch.full_like(v, number) for n, v in model.state_dict().items()}
+    return ss.Ticket(model.config, ss.Mask.dense(model), state, state, {"number": number})
+
+
+def add_metrics(folder, number):
+    files = RunFiles(folder)
+    for line in range(2000 if number == 2 else 1):
+        files.metrics().append({"level": 0, "epoch": line})
+    files.append_metrics({"level": 0, "epoch": 9, "number": number})
+
+
+WRITERS = {
+    "bytes": ("file", lambda folder, number: write_atomic(folder / "file", b"%d" % number * 10_000)),
+    "json": ("file", lambda folder, number: write_json(folder / "file", [number] * 10_000)),
+    "checkpoint": ("file", lambda folder, number: save_checkpoint(folder / "file", {"x": torch.ones(9999) * number})),
+    "ticket": ("file", lambda folder, number: ticket(number).save(folder / "file")),
+    "metrics": ("metrics.jsonl", add_metrics),
+    "memory": ("memory.pt", lambda folder, number: RunFiles(folder).save_memory({"x": torch.ones(9999) * number})),
+    "level": ("level_03/ticket.safetensors", lambda folder, number: RunFiles(folder).finish_level(3, ticket(number))),
+    "state": (
+        "level_03/checkpoint.pt",
+        lambda folder, number: RunFiles(folder).save_checkpoint(3, {"x": torch.ones(9999) * number}),
+    ),
+}
+
+
+@contextmanager
+def full_disk(size):
+    """No file may grow beyond ``size`` bytes: a write breaks off in the middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_reader_never_sees_half_a_file(tmp_path, kind):
+    """Whoever has the old file open reads it to the end, whatever is written; its name leads to the new one."""
+    name, write = WRITERS[kind]
+    write(tmp_path, 1)
+    old = (tmp_path / name).read_bytes()
+    with open(tmp_path / name, "rb") as reader:
+        begun = reader.read(5)
+        write(tmp_path, 2)
+        assert begun + reader.read() == old
+    assert (tmp_path / name).read_bytes() != old
+    assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / name]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, kind):
+    name, write = WRITERS[kind]
+    write(tmp_path, 1)
+    old = (tmp_path / name).read_bytes()
+    with full_disk(5000), pytest.raises(OSError, match="File too large"):
+        write(tmp_path, 2)
+    assert (tmp_path / name).read_bytes() == old
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / name]
 
 
 def test_json_refuses_what_json_cannot_hold(tmp_path):

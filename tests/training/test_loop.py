@@ -5,12 +5,12 @@ import torch
 
 import snn_sparse as ss
 from snn_sparse.training import (
+    ImageSet,
     NonFiniteLossError,
     TrainStep,
     evaluate,
     make_optimizer,
     make_scheduler,
-    optim,
     train_epoch,
 )
 
@@ -74,6 +74,41 @@ def test_accuracy_counts_every_image_and_keeps_the_mode(tiny):
     assert model.training
 
 
+def test_prediction_is_by_the_sum_over_all_steps():
+    """Not by the last step, the first, the largest single answer, or the most votes."""
+    logits = torch.tensor(
+        [
+            [[5.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0]],
+            [[0.0, 1.0, 0.0], [4.0, 0.0, 0.0], [0.0, 2.0, 0.0]],
+            [[0.0, 1.0, 0.0], [0.0, 3.0, 0.0], [3.0, 0.0, 2.5]],
+        ]
+    )
+    assert ss.predict(logits).tolist() == [0, 1, 2]
+
+    class Answers(torch.nn.Module):
+        def forward(self, x):
+            return logits[:, : len(x)]
+
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    for labels, accuracy in (([0, 1, 2], 100), ([0, 1, 0], 200 / 3), ([1, 1, 0], 100 / 3)):
+        data = ImageSet(images, torch.tensor(labels), (0.0,), (1.0,))
+        assert evaluate(Answers(), data) == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modes(tiny, training):
+    """Evaluation keeps the mode and moves no statistics; an epoch trains whatever the mode was."""
+    model = ss.build_model("vgg_small", 10, 1, 2).train(training)
+    before = copy.deepcopy(model.state_dict())
+    evaluate(model, tiny.test)
+    assert all(m.training == training for m in model.modules())
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    train_epoch(model, tiny.train.batches(100), torch.optim.SGD(model.parameters(), 0.1))
+    assert model.training
+    assert int(model.features[1].num_batches_tracked) == 2
+    assert not any(torch.equal(p, before[n]) for n, p in model.named_parameters() if "classifier" in n)
+
+
 @pytest.mark.parametrize("bad", ["input", "weight"])
 def test_a_loss_that_is_not_finite_stops(bad):
     model = ss.build_model("vgg_small", 10, 1, 2)
@@ -95,22 +130,41 @@ def test_published_optimizers():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_kernels_take_the_mask_and_the_options(name, monkeypatch):
-    """Where they run, which is not on a CPU."""
+def test_optimizers_of_a_masked_network_keep_state_of_live_weights_only(name):
     model = ss.build_model("vgg_small", 10, 1, 2)
-    assert type(make_optimizer(model, name, 0.3)) in (torch.optim.SGD, torch.optim.Adam)
-    given = {}
-
-    def fused(kind):
-        return lambda model, alive, **options: given.update(kind=kind, model=model, alive=alive, options=options)
-
-    for kind in ("SGD", "Adam"):
-        monkeypatch.setattr(optim, f"Fused{kind}", fused(kind.lower()))
-    monkeypatch.setattr(optim, "_kernels_take", lambda model: True)
-    mask = ss.Mask.dense(model)
-    make_optimizer(model, name, 0.3, momentum=0.8, weight_decay=0.1, alive=mask)
+    mask = ss.magnitude_mask(model, 95.0)
+    mask.apply_(model)
+    optimizer = make_optimizer(model, name, 0.3, momentum=0.8, weight_decay=0.1, keep=mask)
     expected = {"lr": 0.3, "weight_decay": 0.1} | ({"momentum": 0.8} if name == "sgd" else {})
-    assert given == {"kind": name, "model": model, "alive": mask, "options": expected}
+    assert optimizer.defaults.items() >= expected.items()
+    ss.temporal_cross_entropy(model(torch.randn(4, 1, 8, 8)), torch.arange(4)).backward()
+    optimizer.step()
+    kept = sum(v.numel() for s in optimizer.state.values() for v in s.values() if v.dim() > 0)
+    others = sum(p.numel() for n, p in model.named_parameters() if n not in mask)
+    dense = sum(m.numel() for m in mask.values() if 2 * int(m.sum()) > m.numel())
+    live = sum(int(m.sum()) for m in mask.values() if 2 * int(m.sum()) <= m.numel())
+    assert kept == (others + dense + live) * (1 if name == "sgd" else 2)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_fused_optimizers_with_a_rate_in_a_tensor_keep_pruned_entries_at_zero(name, fused):
+    model = ss.build_model("vgg_small", 10, 1, 2)
+    model = ss.fuse(model) if fused else model
+    mask = ss.prune_magnitude(model, ss.Mask.dense(model), 80.0, "local")
+    mask.apply_(model)
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    optimizer = getattr(torch.optim, name)(
+        model.parameters(), lr=torch.tensor(0.1), weight_decay=0.01, fused=True, **options
+    )
+    step = TrainStep(model, optimizer)
+    for _ in range(3):
+        step(torch.rand(4, 1, 8, 8), torch.randint(0, 10, (4,)))
+    for n, keep in mask.items():
+        state = optimizer.state[model.get_parameter(n)]
+        for x in (model.get_parameter(n), *(v for v in state.values() if v.shape == keep.shape)):
+            assert torch.count_nonzero(x[~keep]) == 0
+            assert torch.count_nonzero(x[keep]) > 0
 
 
 def test_schedules():
@@ -127,6 +181,7 @@ def test_schedules():
         return found
 
     assert rates("step", 8) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert rates("step", 11) == pytest.approx([1] * 5 + [0.1] * 3 + [0.01] * 3)  # 5.5 and 8.25, rounded down
     assert rates("cosine", 4) == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-5)
     with pytest.raises(ValueError, match="scheduler"):
         make_scheduler(make_optimizer(model, "sgd", 1.0), "linear", 3)

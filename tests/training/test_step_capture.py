@@ -8,25 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_sparse.training import step as step_module
 from snn_sparse.training.step import MAX_KINDS, WARMUP
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stand_in import StandIn, assert_same, batch, make, mask_of, run, twin_of
+from stand_in import Replay, StandIn, assert_same, batch, make, mask_of, run, twin_of
 
-
-@pytest.fixture(autouse=True)
-def _stand_in(monkeypatch):
-    monkeypatch.setattr(step_module, "CudaGraphs", StandIn)
-    StandIn.reset()
+pytestmark = pytest.mark.usefixtures("stand_in")
 
 
 def test_first_steps_are_eager_then_one_is_captured_and_all_are_replayed():
     step = make()
     assert run(step, WARMUP) == ["aside"] * WARMUP
     before = copy.deepcopy(step.model.state_dict())
-    replayed = ["prepare", "replay", "replay"]
-    assert run(step, 3) == ["capture", "capture", "after_capture", *replayed * 3]
+    assert run(step, 3) == ["capture", "capture", *["replay", "replay"] * 3]
     assert int(step.model.features[1].num_batches_tracked - before["features.1.num_batches_tracked"]) == 3
     first = step(*batch())
     kept = first.clone()
@@ -58,17 +52,17 @@ def test_gradients_of_another_step_are_gone_before_a_replay(monkeypatch):
     step = make()
     run(step, WARMUP + 1)
     found = []
-    prepare = step.optimizer.prepare
+    replay = Replay.replay
 
-    def looks():
+    def looks(self):
         found.append(sum(p.grad is not None for p in step.model.parameters()))
-        prepare()
+        replay(self)
 
-    monkeypatch.setattr(step.optimizer, "prepare", looks)
+    monkeypatch.setattr(Replay, "replay", looks)
     run(step, 1, size=3)
     run(step, 2)
     assert found[0] == 0
-    assert len(found) == 2
+    assert len(found) == 4
 
 
 def test_the_last_smaller_batch_of_an_epoch_gets_its_own_graphs():
@@ -138,7 +132,7 @@ def test_what_may_come_back_keeps_its_graphs(change):
     change(step)
     assert run(step, WARMUP + 1).count("aside") == WARMUP
     change(step)
-    assert run(step, 1) == ["prepare", "replay", "replay"]
+    assert run(step, 1) == ["replay", "replay"]
     assert StandIn.alive() == 4
 
 
@@ -153,9 +147,11 @@ def test_images_of_another_form_are_another_kind():
 
 
 def test_a_learning_rate_that_a_replay_would_not_see_starts_anew():
-    step = make("capturable")
+    step = make()
     run(step, WARMUP + 1)
-    step.optimizer.param_groups[0]["lr"] = 0.1
+    step.optimizer.param_groups[0]["lr"].fill_(0.1)
+    assert run(step, 1) == ["replay", "replay"]
+    step.optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
     assert run(step, 1) == ["aside"]
 
 
