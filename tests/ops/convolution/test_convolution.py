@@ -144,7 +144,7 @@ def test_compiles_into_one_graph(channels_last):
     assert torch.equal(y, expected)
     assert format_of(y) == format_of(expected)
     for a, b in zip(*(torch.autograd.grad(out.sin().sum(), leaves) for out in (y, expected)), strict=True):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)  # torch 2.11 sums the bias in another order
 
 
 @pytest.mark.parametrize("loss", [lambda y: y.sum(), lambda y: y.square().sum()], ids=["linear", "square"])
