@@ -1,5 +1,5 @@
 // The neuron and its gradient as operators of torch: batch norm -> + residual -> neuron over T -> 2x2 pool.
-// Python defines their schemas; the arguments are those of Given, below.
+// Python defines their schemas; the arguments are those of Given (given.h).
 //
 // snn_sparse::neuron(..., packed, final_v, batch, batch_r)
 //     -> (spikes, nothing, final potential or nothing, mean, spread, mean_r, spread_r)
