@@ -8,8 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 # Codes under which operators and kernels know them.
-NEURONS = {"lif": 0, "plif": 1, "if": 2}
-SURROGATES = {"atan": 0, "sigmoid": 1, "piecewise_quadratic": 2, "triangle": 3}
+NEURONS = {"lif": 0, "plif": 1, "if": 2, "leaky": 3}
+SURROGATES = {
+    "atan": 0,
+    "sigmoid": 1,
+    "piecewise_quadratic": 2,
+    "triangle": 3,
+    "rectangle": 4,
+    "fast_sigmoid": 5,
+    "erf": 6,
+}
 NORMS = {"none": 0, "per_step": 1, "pooled": 2, "frozen": 3}
 MEMORY_FORMATS = {"nchw": 0, "nhwc": 1, "lanes": 1}  # lanes: plus the number of vectors side by side
 
@@ -28,10 +36,10 @@ def check_tau(tau: float) -> float:
     return float(tau)
 
 
-def check_alpha(alpha: float) -> float:
-    """Return the steepness of a surrogate if it is positive and finite, else raise a ValueError that names it."""
+def check_alpha(alpha: float, name: str = "alpha") -> float:
+    """Return a number of a surrogate if it is positive and finite, else raise a ValueError that names it."""
     if not (isinstance(alpha, (int, float)) and math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"alpha must be a positive number, got {alpha!r}")
+        raise ValueError(f"{name} must be a positive number, got {alpha!r}")
     return float(alpha)
 
 
@@ -47,14 +55,20 @@ class NeuronSpec:
     """A spiking neuron: how it charges, fires, resets, and what stands in for ds/dh in the backward pass.
 
     Args:
-        kind: ``lif``, ``plif`` (its rate ``1 / tau`` is learnt and comes as a tensor) or ``if``.
+        kind: ``lif``, ``plif`` (its rate ``1 / tau`` is learnt and comes as a tensor), ``if`` or ``leaky``
+            (``h = decay * v + x``; a learnt ``decay`` comes as a tensor).
         tau: membrane time constant of ``lif`` in timesteps, at least 1.
         decay_input: whether the input is divided by ``tau`` too.
         v_threshold: the neuron spikes where the membrane potential ``h >= v_threshold``.
         v_reset: potential after a spike (hard reset), or ``None``: ``v_threshold`` is subtracted (soft reset).
         detach_reset: whether the backward pass leaves out the path through the reset.
-        surrogate: ``atan``, ``sigmoid``, ``piecewise_quadratic`` or ``triangle``.
+        surrogate: ``atan``, ``sigmoid``, ``piecewise_quadratic``, ``triangle``, ``rectangle``, ``fast_sigmoid``, ``erf``.
         alpha: its steepness (for ``triangle``: its height), positive.
+        height: of the surrogate at the threshold, where it is not the one that its formula gives.
+        decay: factor on the potential of ``leaky``.
+        strict: whether it spikes where ``h > v_threshold`` only.
+        late_reset: whether the soft reset is subtracted after the decay of the next step (snnTorch); ``leaky`` only,
+            and with ``detach_reset``. The potential that is handed on is then the one before the reset.
 
     Raises:
         ValueError: an unknown name, or a number out of range; named.
@@ -68,6 +82,10 @@ class NeuronSpec:
     detach_reset: bool = True
     surrogate: str = "atan"
     alpha: float = 2.0
+    height: float | None = None
+    decay: float = 1.0
+    strict: bool = False
+    late_reset: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (("neuron", self.kind, NEURONS), ("surrogate", self.surrogate, SURROGATES)):
@@ -79,6 +97,12 @@ class NeuronSpec:
             raise ValueError(f"v_threshold must be finite, got {self.v_threshold!r}")
         if self.v_reset is not None and not math.isfinite(self.v_reset):
             raise ValueError(f"v_reset must be finite or None, got {self.v_reset!r}")
+        if self.height is not None:
+            check_alpha(self.height, "height")
+        if not math.isfinite(self.decay):
+            raise ValueError(f"decay must be finite, got {self.decay!r}")
+        if self.late_reset and not (self.kind == "leaky" and self.v_reset is None and self.detach_reset):
+            raise ValueError("late_reset needs kind leaky, v_reset None and detach_reset True")
 
     @property
     def v_rest(self) -> float:

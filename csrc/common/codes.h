@@ -3,8 +3,8 @@
 
 namespace snn_sparse {
 
-enum class NeuronKind : int { lif = 0, plif = 1, if_ = 2 };
-enum class Surrogate : int { atan = 0, sigmoid = 1, piecewise_quadratic = 2, triangle = 3 };
+enum class NeuronKind : int { lif = 0, plif = 1, if_ = 2, leaky = 3 };
+enum class Surrogate : int { atan = 0, sigmoid = 1, piecewise_quadratic = 2, triangle = 3, rectangle = 4, fast_sigmoid = 5, erf = 6 };
 enum class Norm : int { none = 0, per_step = 1, pooled = 2, frozen = 3 };
 
 // Memory formats of a sequence [T, N, C, H, W]; lanes with V vectors side by side: kFormatLanes + V.

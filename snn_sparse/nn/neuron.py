@@ -39,7 +39,7 @@ class Neuron(nn.Module):
         super().__init__()
         s = ops.as_surrogate(surrogate)
         fixed = (bool(decay_input), v_threshold, v_reset, bool(detach_reset))
-        self.spec = NeuronSpec(kind, check_tau(tau), *fixed, s.kind, s.alpha)
+        self.spec = NeuronSpec(kind, check_tau(tau), *fixed, s.kind, s.alpha, s.height)
 
     def rate(self) -> torch.Tensor | None:
         """``1 / tau`` of the parametric neuron, a tensor with one entry; None for the others."""

@@ -18,19 +18,29 @@ def charge(v: Tensor, x: Tensor, spec: NeuronSpec, rate: Tensor | None) -> Tenso
     """Membrane potential h before firing, from the potential ``v`` and the input ``x`` of one step.
 
     LIF: ``h = v + (x - (v - v_rest)) / tau``; with ``decay_input=False`` the input is added undivided. Parametric LIF
-    multiplies by ``rate`` instead. IF: ``h = v + x``.
+    multiplies by ``rate`` instead. IF: ``h = v + x``. Leaky: ``h = decay * v + x``, where a late reset still subtracts the
+    threshold if ``v``, which is the potential before the reset then, has fired.
     """
     if spec.kind == "if":
         return v + x
+    if spec.kind == "leaky":
+        h = v * (spec.decay if rate is None else rate) + x
+        return h - _fired(v, spec) * spec.v_threshold if spec.late_reset else h
     leak = v - spec.v_rest
     if rate is not None:
         return v + (x - leak) * rate if spec.decay_input else v - leak * rate + x
     return v + (x - leak) / spec.tau if spec.decay_input else v - leak / spec.tau + x
 
 
+def _fired(h: Tensor, spec: NeuronSpec) -> Tensor:
+    return (h > spec.v_threshold if spec.strict else h >= spec.v_threshold).to(h.dtype)
+
+
 def fire(h: Tensor, spec: NeuronSpec) -> tuple[Tensor, Tensor]:
     """Spikes and the membrane potential after the reset, both shaped and typed like ``h``."""
-    s = surrogate_of(spec).spike(h - spec.v_threshold)
+    s = surrogate_of(spec).spike(h - spec.v_threshold, spec.strict)
+    if spec.late_reset:
+        return s, h
     r = s.detach() if spec.detach_reset else s
     return s, h - r * spec.v_threshold if spec.v_reset is None else h * (1 - r) + r * spec.v_reset
 
@@ -43,7 +53,8 @@ def plain_neuron(
     Args:
         x: input current ``[T, N, ...]``, floating point.
         spec: the neuron.
-        rate: ``1 / tau`` of the parametric neuron (Fang et al., ICCV 2021), a tensor with one entry.
+        rate: ``1 / tau`` of the parametric neuron (Fang et al., ICCV 2021), or the learnt decay of the leaky one, a tensor
+            with one entry.
         v: membrane potential ``[N, ...]`` before the first step; ``spec.v_rest`` if left out.
 
     Returns:
@@ -70,9 +81,10 @@ def plain_neuron(
 
 
 def check_rate(spec: NeuronSpec, rate: Tensor | None) -> None:
-    """Raise a ValueError unless ``rate`` is given for the parametric neuron, with one entry, and for no other."""
-    if (spec.kind == "plif") != (isinstance(rate, torch.Tensor) and rate.numel() == 1):
-        raise ValueError("rate must be a tensor with one entry for plif, and None for other neurons")
+    """Raise a ValueError unless ``rate`` has one entry: given for plif, at will for leaky, and for no other."""
+    given = isinstance(rate, torch.Tensor) and rate.numel() == 1
+    if (spec.kind != "leaky" and (spec.kind == "plif") != given) or (spec.kind == "leaky" and not (given or rate is None)):
+        raise ValueError("rate must be a tensor with one entry for plif (leaky: if learnt), and None for other neurons")
 
 
 def plain_stage(
