@@ -1,5 +1,8 @@
-"""Drop-in: our layers in existing networks."""
+"""Drop-in: any spiking network on fused layers, by a small compiler.
 
-from snn_sparse.fusion.swap import fuse
+capture -> tidy -> roll up time -> recognise neurons -> stages -> plan -> verify; a file a pass.
+"""
 
-__all__ = ["fuse"]
+from snn_sparse.fusion.network import fuse, unfuse
+
+__all__ = ["fuse", "unfuse"]

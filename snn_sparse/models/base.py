@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from snn_sparse.nn.deferred import over_time
 
 NeuronFactory = Callable[[], nn.Module]
 
@@ -61,4 +60,4 @@ class SpikingNetwork(nn.Module):
 
     def repeat(self, x: torch.Tensor) -> torch.Tensor:
         """A constant batch as a sequence of T equal steps (a view); a sequence as it is."""
-        return x if x.dim() == 5 else over_time(x, self.timesteps)
+        return x if x.dim() == 5 else x.unsqueeze(0).expand(self.timesteps, *x.shape)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from snn_sparse import ops
+from snn_sparse.nn.norm import update_factors
 from snn_sparse.specs import BatchNormStatistics, check_statistics
 
 
@@ -56,17 +57,6 @@ class BatchNorm2d(nn.BatchNorm2d):
         if x.dim() not in (4, 5):
             raise ValueError(f"x must be [N, C, H, W] or [T, N, C, H, W], got shape {tuple(x.shape)}")
 
-    def update_factors(self, updates: int) -> list[float]:
-        """Share of the new statistics in each of the next ``updates`` updates; counts them as done when training."""
-        if not (self.training and self.track_running_stats):
-            return [0.0] * updates
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(updates)
-        if self.momentum is not None:
-            return [self.momentum] * updates
-        done = int(self.num_batches_tracked)
-        return [1.0 / n for n in range(done - updates + 1, done + 1)]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise a batch or a sequence."""
         self._check_input_dim(x)
@@ -79,7 +69,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             self.weight,
             self.bias,
             training=self.training,
-            factors=self.update_factors(x.shape[0] if self.bn_statistics == "per_step" else 1),
+            factors=update_factors(self, x.shape[0] if self.bn_statistics == "per_step" else 1),
             eps=self.eps,
             statistics=self.bn_statistics,
         )

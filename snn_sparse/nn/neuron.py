@@ -26,6 +26,8 @@ class Neuron(nn.Module):
     from), it returns the spikes ``[T, N, ...]``.
     """
 
+    keeps_state = False  # from call to call
+
     def __init__(
         self,
         kind: str,
@@ -43,6 +45,14 @@ class Neuron(nn.Module):
 
     def rate(self) -> torch.Tensor | None:
         """``1 / tau`` of the parametric neuron, a tensor with one entry; None for the others."""
+        return None
+
+    def describe(self) -> tuple[NeuronSpec, torch.Tensor | None]:
+        """The neuron as the operator takes it: its specification, and :meth:`rate`."""
+        return self.spec, self.rate()
+
+    def start(self, like: torch.Tensor) -> torch.Tensor | None:
+        """Potential that a call with maps such as ``like`` starts from; None: rest, as always with a neuron of ours."""
         return None
 
     def sequence(self, x: torch.Tensor, v: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

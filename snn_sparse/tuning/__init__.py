@@ -1,7 +1,7 @@
-"""How each layer computes under its mask on this machine: ways to compute it are raced, winners remembered on disk."""
+"""Races between the ways to compute a layer, and their winners, remembered on disk."""
 
 from snn_sparse.tuning.cpu import PACK_ABOVE
-from snn_sparse.tuning.tuner import LayerTuner
+from snn_sparse.tuning.tuner import LayerTuner, without_races
 from snn_sparse.tuning.winner import Winner
 
-__all__ = ["PACK_ABOVE", "LayerTuner", "Winner"]
+__all__ = ["PACK_ABOVE", "LayerTuner", "Winner", "without_races"]

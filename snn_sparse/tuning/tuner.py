@@ -1,5 +1,7 @@
 """The one to ask how a layer computes: what is known, is on disk, or is raced now."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -7,12 +9,26 @@ import torch
 from snn_sparse.ops.backend import choose
 from snn_sparse.ops.cache import Cache
 from snn_sparse.ops.convolution import Grouper, LayerConfiguration, LiveConfiguration, live_configuration, tiled
-from snn_sparse.ops.spikes import MemoryFormat
+from snn_sparse.ops.spikes import NCHW, MemoryFormat
 from snn_sparse.specs import MAX_KERNEL, MAX_PADDING, MAX_STRIDE, ConvGeometry
 from snn_sparse.tuning import cpu, gpu
 from snn_sparse.tuning.winner import Winner
 
 Tensor = torch.Tensor
+
+
+_race = True
+
+
+@contextmanager
+def without_races() -> Iterator[None]:
+    """Inside, nothing is timed: what is not known yet is computed densely."""
+    global _race
+    before, _race = _race, False
+    try:
+        yield
+    finally:
+        _race = before
 
 
 class LayerTuner:
@@ -34,6 +50,8 @@ class LayerTuner:
 
     def on_cpu(self, g: ConvGeometry, dtype: torch.dtype) -> tuple[MemoryFormat, LayerConfiguration]:
         """Memory format of input and output, and the configuration, for C++ operators."""
+        if (g, dtype) not in self.winners and not _race:
+            return NCHW, LayerConfiguration.dense(self.keep)
         if (g, dtype) not in self.winners:
             keep = None if self.keep is None or not _walkable(g) else self.keep.cpu()
             cache, key = Cache(), cpu.key(g, dtype, None if keep is None else self.density)
@@ -60,7 +78,7 @@ class LayerTuner:
         captured or compiled nothing can be raced: what is not known yet is left to torch then.
         """
         dense = LayerConfiguration.dense(None if self.keep is None else self.keep.to(device))
-        if torch.compiler.is_compiling() or choose("convolution", device, dtype).name != "triton":
+        if not _race or torch.compiler.is_compiling() or choose("convolution", device, dtype).name != "triton":
             return dense
         place = (replace(g, steps=1, images=1), dtype, weight, device)
         if place not in self._tiled:

@@ -7,7 +7,7 @@ compute it.
 from snn_sparse.ops.neuron import check  # registers itself
 from snn_sparse.ops.neuron.batch_norm import Norm, batch_norm_sequence, plain_statistics
 from snn_sparse.ops.neuron.op import neuron_sequence
-from snn_sparse.ops.neuron.reference import plain_neuron, plain_stage
+from snn_sparse.ops.neuron.reference import plain_neuron, plain_potentials, plain_stage
 from snn_sparse.ops.neuron.surrogate import (
     SURROGATES,
     ATan,
@@ -32,6 +32,7 @@ __all__ = [
     "check",
     "neuron_sequence",
     "plain_neuron",
+    "plain_potentials",
     "plain_stage",
     "plain_statistics",
     "surrogate_config",

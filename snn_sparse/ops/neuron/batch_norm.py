@@ -70,6 +70,7 @@ class Norm:
         parts: float32 ``[3, C, T, parts]``: count, mean and sum of squared deviations of parts of the input, where the
             kernel that has written it gave them; the input is not read for its statistics then.
         shift: a bias that the input lacks, since the batch's mean would take it away again; the running mean has it.
+        repeat: how often a constant input was shown: the running variance counts so many values (``pooled`` only).
     """
 
     spec: BatchNormSpec
@@ -80,12 +81,14 @@ class Norm:
     factors: tuple[float, ...] = ()
     parts: Tensor | None = None
     shift: Tensor | None = None
+    repeat: int = 1
 
     def plain(self, x: Tensor) -> Tensor:
         """Normalise ``x [T, N, C, H, W]`` in plain PyTorch."""
         x = x if self.shift is None else x + self.shift.detach()[:, None, None]
-        return batch_norm_sequence(
-            x,
+        repeated = self.repeat > 1 and not self.spec.frozen
+        y = batch_norm_sequence(
+            x.expand(self.repeat, *x.shape[1:]) if repeated else x,
             self.running_mean,
             self.running_var,
             self.weight,
@@ -95,6 +98,7 @@ class Norm:
             eps=self.spec.eps,
             statistics=self.spec.statistics,
         )
+        return y[:1] if repeated else y
 
 
 def plain_statistics(

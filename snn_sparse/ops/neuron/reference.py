@@ -80,6 +80,18 @@ def plain_neuron(
     return torch.stack(spikes), v
 
 
+def plain_potentials(
+    x: Tensor, spec: NeuronSpec, *, rate: Tensor | None = None, v: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run :func:`plain_neuron` and keep the membrane potential ``[T, N, ...]`` after each step beside the spikes."""
+    spikes, potentials = [], []
+    for x_t in x.unbind(0):
+        s, v = plain_neuron(x_t.unsqueeze(0), spec, rate=rate, v=v)
+        spikes.append(s[0])
+        potentials.append(v)
+    return torch.stack(spikes), torch.stack(potentials)
+
+
 def check_rate(spec: NeuronSpec, rate: Tensor | None) -> None:
     """Raise a ValueError unless ``rate`` has one entry: given for plif, at will for leaky, and for no other."""
     given = isinstance(rate, torch.Tensor) and rate.numel() == 1

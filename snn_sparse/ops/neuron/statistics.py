@@ -89,6 +89,8 @@ def statistics_of(
     if chosen == "cpp":
         _check_running(norm, 1 if norm.spec.statistics == "pooled" else steps)
         return None, None, NORMS[norm.spec.statistics]
+    if norm.repeat > 1:  # the kernel counts what it reads
+        x, steps = x.expand(norm.repeat, *x.shape[1:]), norm.repeat
     return *batch_statistics(x, norm, steps, images, memory_format), 0
 
 
@@ -116,7 +118,7 @@ def move_running(norm: Norm, mean: Tensor, spread: Tensor, values: int) -> None:
     for factor in reversed(norm.factors):
         shares.append(factor * kept)
         kept *= 1 - factor
-    share, count = mean.new_tensor(shares[::-1]), values / mean.shape[0]
+    share, count = mean.new_tensor(shares[::-1]), values * norm.repeat / mean.shape[0]
     variance = spread.pow(-2).sub_(norm.spec.eps).clamp_(min=0)  # rounding may leave less than 0
     norm.running_mean.addmv_(mean.t(), share, beta=kept)
     norm.running_var.addmv_(variance.t(), share, beta=kept, alpha=count / (count - 1))

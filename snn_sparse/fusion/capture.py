@@ -1,0 +1,409 @@
+"""Capture: a network's forward pass as a ``torch.fx`` graph, with its shapes as numbers and its Python loops unrolled.
+
+The forward pass runs as it is written on fake tensors, so that it costs no arithmetic, while every torch function and
+every layer that is called is written down. Only what depends on the values of a tensor, on random numbers drawn in
+Python, or on what an earlier call left behind in an attribute cannot be captured.
+"""
+
+import random
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from snn_sparse.fusion import functions, layers
+from snn_sparse.fusion.bystanders import Bystanders, registered
+
+Tensor = torch.Tensor
+_call = nn.Module.__call__
+_ZEROS = (torch.zeros, torch.zeros_like, Tensor.new_zeros)
+
+
+class CannotCapture(Exception):
+    """Why a network cannot be captured, in one line, with the line of its source that was in the way."""
+
+
+@dataclass
+class Captured:
+    """A captured forward pass.
+
+    Attributes:
+        graph: nodes have ``meta["value"]``, the fake tensor (or a nest of them) that they computed.
+        spec: how the outputs nest; the graph's output is a flat list.
+        attributes: (module's name, attribute) -> number or text that ``forward`` sets, always the same.
+        forgotten: names of modules that ``forward`` resets before it returns.
+    """
+
+    graph: fx.Graph
+    spec: Any
+    attributes: dict[tuple[str, str], Any] = field(default_factory=dict)
+    forgotten: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Calls:
+    """What a first run finds out about a module: shapes of the tensors it is called with, how often, what it keeps."""
+
+    shapes: tuple[torch.Size, ...]
+    calls: int = 0
+    keeps: bool = False
+
+
+@dataclass
+class Census:
+    """A first run: what it calls, by name, and what modules keep afterwards."""
+
+    mode: FakeTensorMode
+    calls: dict[str, Calls]
+    kept: Bystanders
+
+    def keeps(self, name: str) -> bool:
+        """Whether a module, without layers inside, keeps something from call to call."""
+        return name in self.calls and self.calls[name].keeps
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody has hooks on a module."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+class Recorder(TorchFunctionMode):
+    """Writes down the torch functions and leaf modules that are called while it is entered.
+
+    Args:
+        model: whose parameters and buffers become ``get_attr`` nodes.
+        is_leaf: whether a module's call becomes one node.
+    """
+
+    def __init__(
+        self, model: nn.Module, is_leaf: Callable[[nn.Module, str], bool], keeps: Callable[[str], bool]
+    ) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.names = {id(m): name for name, m in model.named_modules()}
+        self._is_leaf, self._held, self._busy = is_leaf, _tensors_of(model), False
+        self._nodes: dict[int, fx.Node] = {}
+        self._keep: list[Any] = []  # so that no other value takes an `id`
+        self._storages: dict[int, set[int]] = {}
+        self._stale: set[int] = set()
+        self._seen = {name: Bystanders(m) for name, m in model.named_modules() if keeps(name)}
+
+    # ---- values and nodes
+
+    def bind(self, value: Any, node: fx.Node) -> None:
+        """Remember which node computes the tensors of ``value``; of several, ``getitem`` nodes do."""
+        if isinstance(value, Tensor):
+            self._nodes[id(value)] = node
+            self._keep.append(value)
+            self._storages.setdefault(value.untyped_storage()._cdata, set()).add(id(value))
+            node.meta.setdefault("value", value)
+        elif isinstance(value, (tuple, list)):
+            node.meta.setdefault("value", value)
+            for i, item in enumerate(value):
+                if any(isinstance(v, Tensor) for v in tree_flatten(item)[0]):
+                    part = self.graph.call_function(functions.getitem, (node, i))
+                    self.bind(item, part)
+        elif isinstance(value, dict):
+            node.meta.setdefault("value", value)
+            for key, item in value.items():
+                self.bind(item, self.graph.call_function(functions.getitem, (node, key)))
+
+    def node_of(self, value: Any) -> Any:
+        """The node that stands for a tensor; anything else is itself.
+
+        Raises:
+            CannotCapture: a tensor that belongs neither to the network nor to this call.
+        """
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) in self._stale:
+            raise CannotCapture("forward writes into a tensor and reads a view of it afterwards")
+        if id(value) in self._nodes:
+            return self._nodes[id(value)]
+        if id(value) in self._held:
+            node = self.graph.get_attr(self._held[id(value)])
+            self.bind(value, node)
+            return node
+        raise CannotCapture("a tensor is used that is neither the network's nor computed from its input")
+
+    def _record(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
+        args, kwargs = tree_map(self.node_of, (tuple(args), dict(kwargs)))
+        return self.graph.create_node(op, target, args, kwargs)
+
+    # ---- what is called
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._busy:
+            return func(*args, **kwargs)
+        known = {id(v) for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor)}
+        out = func(*args, **kwargs)
+        if functions.writes(func, args, kwargs):
+            return self._written(func, args, kwargs, out)
+        found = [v for v in tree_flatten(out)[0] if isinstance(v, Tensor)]
+        if all(id(v) in known for v in found) or functions.is_query(func):  # contiguous() of what is contiguous
+            return out
+        target, args, kwargs = functions.canonical(func, args, kwargs)
+        self.bind(out, self._record("call_function", target, args, kwargs))
+        return out
+
+    def _written(self, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        """An operation in place: written down as the one out of place, whose result the tensor is from now on."""
+        written = args[0]
+        target = functions.out_of_place(func)
+        if id(written) in self._held:
+            raise CannotCapture("forward writes into a parameter or buffer")
+        self._stale |= self._storages.get(written.untyped_storage()._cdata, set()) - {id(written)}
+        target, args, kwargs = functions.canonical(target, args, kwargs)
+        node = self._record("call_function", target, args, kwargs)
+        node.meta["value"] = written
+        self._nodes[id(written)] = node
+        return out
+
+    def call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module: as one node if it is a leaf, else as what it calls."""
+        name = self.names.get(id(module))
+        if self._busy or not name or not self._is_leaf(module, name):
+            return _call(module, *args, **kwargs)
+        merged = layers.merges(module, args)
+        if merged:  # a layer on a sequence is the layer on the merged batch
+            return self._on_merged(module, name, args[0])
+        fresh = self._was_reset(module, name)
+        node = self._record("call_module", name, args, kwargs)
+        out = self._quietly(_call, module, *args, **kwargs)
+        if name in self._seen:
+            self._seen[name] = Bystanders(module)
+        node.meta |= {"fresh": fresh}
+        self._bind_call(node, out)
+        return out
+
+    def _was_reset(self, module: nn.Module, name: str) -> bool:
+        """Whether ``forward`` has put the module to rest since it kept something.
+
+        Raises:
+            CannotCapture: it has put something else there.
+        """
+        changes = self._seen[name].changes(module) if name in self._seen else []
+        for _, key, value in changes:
+            if isinstance(value, Tensor) and self._nodes.get(id(value), self.graph._root).target in _ZEROS:
+                continue
+            if not isinstance(value, (int, float, type(None))):
+                raise CannotCapture(f"forward sets the state of {name} ({key})")
+        return bool(changes)
+
+    def forgotten(self, model: nn.Module) -> set[str]:
+        """Names of modules that were put to rest after their last call."""
+        return {name for name in self._seen if self._was_reset(model.get_submodule(name), name)}
+
+    def _on_merged(self, module: nn.Module, name: str, x: Tensor) -> Tensor:
+        outer, batch = tuple(x.shape[:2]), torch.flatten(x, 0, 1)
+        merged = self._quietly(lambda: _call(module, x).flatten(0, 1))
+        node = self._record("call_module", name, (batch,), {})
+        node.meta["statistics"] = layers.statistics_of(module)
+        node.meta["steps"] = outer[0]
+        self.bind(merged, node)
+        return torch.unflatten(merged, 0, outer)
+
+    def _quietly(self, run: Callable, *args: Any, **kwargs: Any) -> Any:
+        self._busy = True
+        try:
+            return run(*args, **kwargs)
+        finally:
+            self._busy = False
+
+    def apply(self, function: type, bound: Callable, args: Any, kwargs: Any) -> Any:
+        """Run an ``autograd.Function`` as one node."""
+        if self._busy or not any(isinstance(a, Tensor) for a in args):
+            return bound(*args, **kwargs)
+        out = self._quietly(bound, *args, **kwargs)
+        self._bind_call(self._record("call_function", functions.Apply(function), args, kwargs), out)
+        return out
+
+    def _bind_call(self, node: fx.Node, out: Any) -> None:
+        if isinstance(out, Tensor) and id(out) in self._nodes:  # an identity: it answers with its very input
+            node.meta["value"] = out
+            self._nodes[id(out)] = node
+        else:
+            self.bind(out, node)
+
+
+def _tensors_of(model: nn.Module) -> dict[int, str]:
+    held: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for items in (module.__dict__, module._buffers, module._parameters):
+            for key, value in items.items():
+                if isinstance(value, Tensor):
+                    held[id(value)] = f"{name}.{key}" if name else key
+    return held
+
+
+class _Patched:
+    """Inside, calls of modules and autograd functions are told to a recorder."""
+
+    def __init__(self, recorder: Any) -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> None:
+        recorder, function = self.recorder, torch.autograd.Function
+        original = self._original = vars(function).get("apply")
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return recorder.call_module(module, args, kwargs)
+
+        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+            bound = original.__get__(None, cls) if original is not None else super(function, cls).apply
+            return recorder.apply(cls, bound, args, kwargs)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign, assignment]
+        function.apply = classmethod(apply)  # type: ignore[assignment]
+
+    def __exit__(self, *_: Any) -> None:
+        nn.Module.__call__ = _call  # type: ignore[method-assign]
+        if self._original is None:
+            del torch.autograd.Function.apply
+        else:
+            torch.autograd.Function.apply = self._original  # type: ignore[method-assign]
+
+
+class _Counter:
+    """Takes the census: which modules are called with what, and which keep something from call to call."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.found: dict[str, Calls] = {}
+        self._names = {id(m): name for name, m in model.named_modules()}
+        self._small = {id(m) for m in model.modules() if not any(layers.kind_of(part) for part in m.modules())}
+
+    def call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        name = self._names.get(id(module))
+        before = Bystanders.look(module) if name and id(module) in self._small else None
+        out = _call(module, *args, **kwargs)
+        if name:
+            shapes = tuple(v.shape for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor))
+            census = self.found.setdefault(name, Calls(shapes))
+            census.calls += 1
+            census.keeps |= before is not None and bool(before.changes(module))
+        return out
+
+    def apply(self, _function: type, bound: Callable, args: Any, kwargs: Any) -> Any:
+        return bound(*args, **kwargs)
+
+
+def _fake(mode: FakeTensorMode, inputs: Sequence[Any]) -> Any:
+    return tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, tuple(inputs))
+
+
+def _fake_buffers(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Put fake tensors in the place of buffers, into which layers write."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = mode.from_tensor(buffer)
+
+
+def _run(model: nn.Module, forward: Callable, inputs: Any, recorder: Any) -> Any:
+    try:
+        with _Patched(recorder):
+            return forward(*inputs)
+    except CannotCapture as error:
+        raise CannotCapture(f"{error}{_line(error)}") from None
+    except Exception as error:
+        what = (str(error).splitlines() or [""])[0]
+        if "data-dependent" in what.lower() or "DataDependent" in type(error).__name__ or "Unbacked" in what:
+            what = "control flow depends on the data"
+        else:
+            what = f"{type(error).__name__}: {what}"
+        raise CannotCapture(f"{what}{_line(error)}") from None
+
+
+def _line(error: BaseException) -> str:
+    """The innermost line of the network's own source in a traceback."""
+    inside = ("/torch/", "/snn_sparse/fusion/", "<frozen", "<eval_with_key")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not any(part in frame.filename for part in inside):
+            return f" ({frame.filename}:{frame.lineno}: {frame.line})"
+    return ""
+
+
+def _randomness() -> Any:
+    return random.getstate(), tuple(map(str, np.random.get_state()))  # noqa: NPY002
+
+
+def take_census(model: nn.Module, forward: Callable, inputs: Sequence[Any]) -> Census:
+    """Run ``forward`` once on fake tensors and count what it calls; nothing of the network changes.
+
+    Raises:
+        CannotCapture: it does not run so.
+    """
+    mode, counter = FakeTensorMode(allow_non_fake_inputs=True), _Counter(model)
+    with Bystanders.restored(model), registered(model), mode, torch.enable_grad():
+        _fake_buffers(model, mode)
+        _run(model, forward, _fake(mode, inputs), counter)
+        return Census(mode, counter.found, Bystanders(model))
+
+
+def capture(
+    model: nn.Module,
+    forward: Callable,
+    inputs: Sequence[Any],
+    is_leaf: Callable[[nn.Module, str], bool],
+    census: Census,
+) -> Captured:
+    """Capture ``forward(*inputs)`` as a second run, so that a reset within it shows; nothing of the network changes.
+
+    Args:
+        model: that ``forward`` belongs to.
+        forward: as its author wrote it.
+        inputs: tensors, real or fake, or anything else.
+        is_leaf: (module, its name) -> whether its call is one node.
+        census: of the first run.
+
+    Raises:
+        CannotCapture: control flow on data, side effects, random numbers drawn in Python, or whatever it raises.
+    """
+    mode, before = census.mode, _randomness()
+    with Bystanders.restored(model), registered(model), mode, torch.enable_grad():
+        _fake_buffers(model, mode)
+        census.kept.restore(model, {name for name, calls in census.calls.items() if calls.keeps})
+        bystanders, recorder = Bystanders(model), Recorder(model, is_leaf, census.keeps)
+        fakes = _fake(mode, inputs)
+        for i, value in enumerate(tree_flatten(fakes)[0]):
+            if isinstance(value, Tensor):
+                recorder.bind(value, recorder.graph.placeholder(f"x{i}" if i else "x"))
+        with recorder:
+            out = _run(model, forward, fakes, recorder)
+        forgotten = recorder.forgotten(model)
+        leaves = {name for name, m in model.named_modules() if name and is_leaf(m, name)}
+        attributes = _side_effects(model, bystanders, leaves)
+    if _randomness() != before:
+        raise CannotCapture("forward draws random numbers in Python")
+    values, spec = tree_flatten(out)
+    if not any(isinstance(v, Tensor) for v in values):
+        raise CannotCapture("forward returns no tensor")
+    recorder.graph.output([recorder.node_of(v) for v in values])
+    recorder.graph.eliminate_dead_code(_has_effects)
+    return Captured(recorder.graph, spec, attributes, forgotten)
+
+
+def _has_effects(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "output", "call_module")
+
+
+def _side_effects(model: nn.Module, bystanders: Bystanders, leaves: set[str]) -> dict[tuple[str, str], Any]:
+    """Numbers and texts that forward sets on modules that were looked into; anything else is refused."""
+    found: dict[tuple[str, str], Any] = {}
+    for name, key, value in bystanders.changes(model):
+        if any(name == leaf or name.startswith(f"{leaf}.") for leaf in leaves):
+            continue
+        if not isinstance(value, (int, float, str, bool, torch.Size, type(None))):
+            raise CannotCapture(f"forward keeps something in the attribute {f'{name}.' if name else ''}{key}")
+        found[name, key] = value
+    return found

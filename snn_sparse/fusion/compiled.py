@@ -1,0 +1,143 @@
+"""A network's forward pass, compiled for inputs of one kind: captured, rolled up, joined to stages, planned."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_unflatten
+
+from snn_sparse.fusion.capture import Captured, capture, has_hooks, take_census
+from snn_sparse.fusion.plan import planned
+from snn_sparse.fusion.roll_up import roll_up
+from snn_sparse.fusion.sites import Sites
+from snn_sparse.fusion.stages import Builder, build
+from snn_sparse.fusion.tidy import tidy
+from snn_sparse.specs import NeuronSpec
+
+Tensor = torch.Tensor
+_WATCHED = (bool, int, float, str, type(None), tuple)
+MAX_PLANS = 8
+
+
+def original_forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run the forward pass that the network's author wrote."""
+    return getattr(type(model), "original", type(model)).forward(model, *args, **kwargs)
+
+
+class Guards:
+    """What a compiled graph relies on: numbers and texts that modules hold, which modules there are, and hooks.
+
+    Args:
+        model: the network.
+        keeping: names of modules that keep something from call to call.
+        state: (module's name, attribute) of what else may change.
+    """
+
+    def __init__(self, model: nn.Module, keeping: Sequence[str] = (), state: Collection[Any] = ()) -> None:
+        self._places: list[tuple[dict, str]] = []
+        self._hooks = [m for m in model.modules() if m is not model]
+        self._hooked = [has_hooks(m) for m in self._hooks]
+        for name, module in model.named_modules():
+            self._places += [(module._modules, child) for child in module._modules]
+            if any(name == k or name.startswith(f"{k}.") for k in keeping):
+                continue
+            for key, value in module.__dict__.items():
+                if isinstance(value, _WATCHED) and (name, key) not in state and key not in _OWN:
+                    self._places.append((module.__dict__, key))
+        self._values = self._look()
+
+    def _look(self) -> list[Any]:
+        return [held.get(key) for held, key in self._places]
+
+    def hold(self) -> bool:
+        """Whether everything is as it was."""
+        return self._look() == self._values and [has_hooks(m) for m in self._hooks] == self._hooked
+
+
+_OWN = {"keep_mask", "_tuner", "_version", "call_super_init", "_is_full_backward_hook"}
+
+
+class Compiled:
+    """A captured forward pass as a graph of stages.
+
+    Args:
+        model: the network.
+        forward: as its author wrote it.
+        inputs: flat list of the inputs.
+        call: from a list like ``inputs`` to the call of ``forward``.
+        neurons: classes that the user says are neurons.
+        excluded: names of modules to leave alone, with the reason.
+
+    Raises:
+        CannotCapture: with the reason.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable,
+        inputs: Sequence[Any],
+        neurons: Mapping[type, NeuronSpec],
+        excluded: Mapping[str, str],
+    ) -> None:
+        census = take_census(model, forward, inputs)
+        self.sites = Sites(model, census, neurons, excluded)
+        captured: Captured = capture(model, forward, inputs, self.sites.is_leaf, census)
+        self.sites.forgotten = captured.forgotten
+        tidy(captured.graph)
+        for node in captured.graph.nodes:
+            if self.sites.kind_of(node) == "neuron":
+                node.meta["time_axis"] = self.sites.dynamics(node).time_axis
+        self.builder: Builder = build(roll_up(captured.graph, self.sites.rolls), self.sites)
+        self.calls = census
+        self._spec, self._attributes = captured.spec, captured.attributes
+        self._held = _held(model, self.builder.new)
+        self._plans: dict[Any, tuple[fx.GraphModule, list[Any]]] = {}
+        state: set[Any] = {(n, self.sites.state_of(n)) for n in self.sites.neurons}
+        keeping = [name for name, found in census.calls.items() if found.keeps]
+        self.guards = Guards(model, keeping, state | set(captured.attributes))
+        self._model = model
+        self.module: fx.GraphModule | None = None
+
+    def plan(self, like: Tensor) -> fx.GraphModule:
+        """The graph that runs now: planned again where a mask is new."""
+        device = like.device.type
+        key = (torch.is_autocast_enabled(device), torch.compiler.is_compiling(), torch.is_grad_enabled())
+        tuners = [tuner for stage in self.builder.stages.values() if (tuner := _tuner(stage.conv)) is not None]
+        found = self._plans.get(key)
+        if found is None or len(found[1]) != len(tuners) or any(a is not b for a, b in zip(found[1], tuners, strict=True)):
+            found = planned(self.builder.new, self.builder.stages, self._held, like), tuners
+            self._plans[key] = found
+        self.module = found[0]
+        return found[0]
+
+    def __call__(self, inputs: Sequence[Any]) -> Any:
+        """Run it on a list like the inputs that it was compiled for."""
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        found = self.plan(self._like(tensors[0])).forward(*tensors)
+        for (name, key), value in self._attributes.items():
+            setattr(self._model.get_submodule(name), key, value)
+        return tree_unflatten(found, self._spec)
+
+    def _like(self, x: Tensor) -> Tensor:
+        weight = next((p for p in self._model.parameters() if p.is_floating_point()), x)
+        return weight.new_empty(0)
+
+
+def _tuner(conv: Any) -> Any:
+    return getattr(conv, "tuner", None)
+
+
+def _held(model: nn.Module, graph: fx.Graph) -> dict[str, Any]:
+    """The modules and tensors of the network that a graph calls and reads, by name."""
+    found: dict[str, Any] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr" or (node.op == "call_module" and "stage" not in node.meta):
+            at: Any = model
+            for name in str(node.target).split("."):
+                at = getattr(at, name)
+            found[str(node.target)] = at
+    return found
+
+

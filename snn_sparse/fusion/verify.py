@@ -1,0 +1,212 @@
+"""Verify: the first batch is computed both ways, in float64, and what disagrees is put back."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from snn_sparse.fusion.compiled import Compiled, original_forward
+from snn_sparse.fusion.repeatable import Repeatable
+from snn_sparse.ops.neuron import plain_neuron
+from snn_sparse.tuning import without_races
+
+Tensor = torch.Tensor
+OUTPUTS, GRADIENTS = 1e-9, 1e-7  # in float64, of the largest
+SINGLE = 1e-3  # in float32, for networks that compute in nothing else
+SAMPLES = 4  # of a batch
+ROUNDS = 8  # neurons that are put back before the whole network is
+
+
+def disagreement(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: Any) -> str:
+    """Compare a network with what it compiles to; neurons that disagree are excluded, one after the other.
+
+    Args:
+        compiler: whose ``excluded`` grows.
+        model: the network; not changed.
+        inputs: flat list of the inputs.
+        spec: how they nest.
+
+    Returns:
+        why the whole network has to run as it was written; empty: it agrees now.
+    """
+    for given in (few_samples(compiler, model, inputs, spec), list(inputs)):
+        for dtype in (torch.float64, torch.float32):
+            try:
+                return _compare(compiler, model, [_cast(v, dtype) for v in given], spec, dtype)
+            except _OnlySingle:
+                continue
+            except _Fails as error:
+                problem = str(error)
+    return problem
+
+
+def few_samples(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: Any) -> list[Any]:
+    """Cut the batch short where the graph tells which dimension it is."""
+
+    def forward(*flat: Any) -> Any:
+        args, kwargs = tree_unflatten(list(flat), spec)
+        return original_forward(model, *args, **kwargs)
+
+    found = Compiled(model, forward, inputs, compiler.neurons, compiler.excluded)
+    short = list(inputs)
+    for i, dim in found.builder.batch_dimensions().items():
+        place = [j for j, v in enumerate(inputs) if isinstance(v, Tensor)][i]
+        short[place] = inputs[place].narrow(dim, 0, min(SAMPLES, inputs[place].shape[dim]))
+    return short
+
+
+class _Fails(Exception):
+    """The original fails, of all things."""
+
+
+class _OnlySingle(Exception):
+    """The original does not run in float64."""
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    moves = isinstance(value, Tensor) and value.is_floating_point()
+    return value.detach().to(dtype, copy=True) if moves else value
+
+
+def _twin(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    twin = copy.deepcopy(model).to(dtype)
+    for module in twin.modules():
+        for key, value in module.__dict__.items():
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != dtype:
+                module.__dict__[key] = value.detach().to(dtype)
+    return twin
+
+
+def _compare(compiler: Any, model: nn.Module, inputs: list[Any], spec: Any, dtype: torch.dtype) -> str:
+    quiet = torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast("cpu", enabled=False)
+    with quiet[0], quiet[1], quiet[2], without_races():
+        try:
+            expected = _Run(_twin(model, dtype), inputs, spec)
+        except RuntimeError as error:
+            if dtype == torch.float64:
+                raise _OnlySingle from None
+            raise _Fails(f"the original fails: {(str(error).splitlines() or [''])[0]}") from None
+        for _ in range(ROUNDS):
+            actual = _Run(_twin(model, dtype), inputs, spec, compiler)
+            problem = expected.differs(actual, dtype)
+            if not problem:
+                return ""
+            culprit = _culprit(expected, actual)
+            if culprit is None:
+                break
+            compiler.excluded[culprit] = "its spikes differ from those of what it was taken for"
+    return f"it differs from the original: {problem}"
+
+
+class _Run:
+    """One forward and backward pass, and all that it left."""
+
+    def __init__(self, model: nn.Module, inputs: list[Any], spec: Any, compiler: Any = None) -> None:
+        def forward(*flat: Any) -> Any:
+            args, kwargs = tree_unflatten(list(flat), spec)
+            return original_forward(model, *args, **kwargs)
+
+        given = [v.clone().requires_grad_() if _floats(v) else v for v in inputs]
+        self.compiled = None
+        if compiler is not None:
+            self.compiled = Compiled(model, forward, given, compiler.neurons, compiler.excluded)
+        self.model, self.heard = model, {}  # type: ignore[var-annotated]
+        with Repeatable():
+            out = self._listened(model, forward, given) if self.compiled is None else self.compiled(given)
+            self.outputs = [v for v in tree_flatten(out)[0] if _floats(v)]
+            self._backward(model, given)
+        self.kept = {n: b.detach().clone() for n, b in model.named_buffers()}
+        for name, module in model.named_modules():
+            for key, value in [*module.__dict__.items(), *module.__dict__.get("_memories", {}).items()]:
+                if _floats(value) and not key.startswith("_"):
+                    self.kept[f"{name}.{key} (state)"] = value.detach()
+
+    def _backward(self, model: nn.Module, given: list[Any]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        loss = sum(
+            (v * torch.randn(v.shape, generator=generator, dtype=v.dtype).to(v.device)).sum()
+            for v in self.outputs
+            if v.requires_grad
+        )
+        wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        wanted |= {f"input {i}": v for i, v in enumerate(given) if _floats(v)}
+        found: Sequence[Any] = [None] * len(wanted)
+        if isinstance(loss, Tensor):
+            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        self.gradients = {
+            n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(wanted.items(), found, strict=True)
+        }
+
+    def _listened(self, model: nn.Module, forward: Any, given: list[Any]) -> Any:
+        """Run the original and write down what its leaves read and answer."""
+
+        def hook(name: str) -> Any:
+            def listen(_module: nn.Module, inputs: Any, output: Any) -> None:
+                first = output[0] if isinstance(output, (tuple, list)) else output
+                if inputs and isinstance(inputs[0], Tensor) and isinstance(first, Tensor):
+                    self.heard.setdefault(name, []).append((inputs[0].detach(), first.detach()))
+
+            return listen
+
+        handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if n]
+        try:
+            return forward(*given)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def differs(self, other: "_Run", dtype: torch.dtype) -> str:
+        """What differs, in a few words; empty: nothing."""
+        double = dtype == torch.float64
+        if len(self.outputs) != len(other.outputs):
+            return "the number of outputs"
+        for i, (a, b) in enumerate(zip(self.outputs, other.outputs, strict=True)):
+            if a.shape != b.shape or not _close(a, b, OUTPUTS if double else SINGLE, _largest([a])):
+                return f"output {i}"
+        scale = _largest(self.gradients.values())
+        for name, gradient in self.gradients.items():
+            if not _close(gradient, other.gradients[name], GRADIENTS if double else SINGLE, scale):
+                return f"the gradient of {name}"
+        for name, value in self.kept.items():
+            if name not in other.kept or value.shape != other.kept[name].shape:
+                return name
+            if not _close(value, other.kept[name], GRADIENTS if double else SINGLE, _largest([value])):
+                return name
+        return ""
+
+
+def _floats(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _largest(values: Any) -> float:
+    return max((float(v.detach().abs().max()) for v in values if v.numel()), default=0.0)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float, scale: float) -> bool:
+    if a.numel() == 0:
+        return True
+    error = (a.detach().double() - b.detach().double()).abs().max()
+    return bool(error <= tolerance * max(scale, 1e-30)) or bool(torch.equal(a, b))
+
+
+def _culprit(expected: _Run, actual: _Run) -> str | None:
+    """The first neuron that answers otherwise than what it was taken for, given what the original's read."""
+    assert actual.compiled is not None
+    for name in actual.compiled.sites.neurons:
+        heard, dynamics = expected.heard.get(name), actual.compiled.sites.dynamics_of(name)
+        if not heard:
+            continue
+        axis = dynamics.time_axis
+        if axis is None:
+            x, spikes = (torch.stack([pair[i] for pair in heard]) for i in (0, 1))
+        else:
+            x, spikes = (heard[0][i].movedim(axis, 0) for i in (0, 1))
+        neuron, rate = dynamics.read(expected.model.get_submodule(name))
+        found, _ = plain_neuron(x * dynamics.gain, neuron, rate=None if rate is None else rate.detach())
+        if not torch.equal(found, spikes.to(found.dtype)):
+            return name
+    return None
