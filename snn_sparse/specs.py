@@ -9,14 +9,16 @@ from typing import Any, Literal, get_args
 
 # Codes under which operators and kernels know them.
 NEURONS = {"lif": 0, "plif": 1, "if": 2, "leaky": 3}
+SHAPES = {"atan": 0, "logistic": 1, "triangle": 2, "rectangle": 3, "fast_sigmoid": 4, "gaussian": 5}
+# Surrogates by name: the shape of each, which a height and a factor on h - v_threshold make the surrogate.
 SURROGATES = {
-    "atan": 0,
-    "sigmoid": 1,
-    "piecewise_quadratic": 2,
-    "triangle": 3,
-    "rectangle": 4,
-    "fast_sigmoid": 5,
-    "erf": 6,
+    "atan": SHAPES["atan"],
+    "sigmoid": SHAPES["logistic"],
+    "piecewise_quadratic": SHAPES["triangle"],
+    "triangle": SHAPES["triangle"],
+    "rectangle": SHAPES["rectangle"],
+    "fast_sigmoid": SHAPES["fast_sigmoid"],
+    "erf": SHAPES["gaussian"],
 }
 NORMS = {"none": 0, "per_step": 1, "pooled": 2, "frozen": 3}
 MEMORY_FORMATS = {"nchw": 0, "nhwc": 1, "lanes": 1}  # lanes: plus the number of vectors side by side
@@ -62,7 +64,8 @@ class NeuronSpec:
         v_threshold: the neuron spikes where the membrane potential ``h >= v_threshold``.
         v_reset: potential after a spike (hard reset), or ``None``: ``v_threshold`` is subtracted (soft reset).
         detach_reset: whether the backward pass leaves out the path through the reset.
-        surrogate: ``atan``, ``sigmoid``, ``piecewise_quadratic``, ``triangle``, ``rectangle``, ``fast_sigmoid``, ``erf``.
+        surrogate: ``atan``, ``sigmoid``, ``piecewise_quadratic``, ``triangle``, ``rectangle``, ``fast_sigmoid`` or
+            ``erf``.
         alpha: its steepness (for ``triangle``: its height), positive.
         height: of the surrogate at the threshold, where it is not the one that its formula gives.
         decay: factor on the potential of ``leaky``.
@@ -108,6 +111,14 @@ class NeuronSpec:
     def v_rest(self) -> float:
         """Potential a sequence starts from and leaks towards: ``v_reset``, or 0 with the soft reset."""
         return 0.0 if self.v_reset is None else self.v_reset
+
+    def fires_at(self, digits: int = 24) -> float:
+        """Least potential that spikes, a number of ``digits`` binary digits: 24 in float32, 53 in float64.
+
+        ``h >= fires_at`` is ``h >= v_threshold``, or ``h > v_threshold`` for a strict threshold.
+        """
+        threshold = round_binary(self.v_threshold, digits)
+        return next_binary(threshold, digits) if self.strict else threshold
 
 
 @dataclass(frozen=True)
@@ -184,6 +195,21 @@ class ConvGeometry:
     def weight_shape(self) -> tuple[int, int, int, int]:
         """Shape of the weight (Cout, Cin, kh, kw)."""
         return (self.outputs, self.inputs, *self.kernel)
+
+
+_LEAST = {24: -149, 53: -1074}  # exponent of the least positive number, by binary digits
+
+
+def round_binary(x: float, digits: int) -> float:
+    """Round to a number of 24 (float32) or 53 (float64) binary digits; halves go to the even one."""
+    spacing = 2.0 ** max(math.frexp(x)[1] - digits, _LEAST[digits])
+    return round(x / spacing) * spacing
+
+
+def next_binary(x: float, digits: int) -> float:
+    """Return the least number of 24 (float32) or 53 (float64) binary digits above ``x``, which is one."""
+    mantissa, exponent = math.frexp(x or 2.0**-1074)
+    return x + 2.0 ** max(exponent - digits - (mantissa == -0.5), _LEAST[digits])  # closer just above -2**n
 
 
 def ceil_div(a: int, b: int) -> int:

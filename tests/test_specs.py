@@ -30,7 +30,7 @@ def constants():
 
 
 def test_every_code_is_that_of_the_header():
-    assert enums() == {"NeuronKind": specs.NEURONS, "Surrogate": specs.SURROGATES, "Norm": specs.NORMS}
+    assert enums() == {"NeuronKind": specs.NEURONS, "Shape": specs.SHAPES, "Norm": specs.NORMS}
 
 
 def test_every_limit_is_that_of_the_header():

@@ -4,7 +4,7 @@
 namespace snn_sparse {
 
 enum class NeuronKind : int { lif = 0, plif = 1, if_ = 2, leaky = 3 };
-enum class Surrogate : int { atan = 0, sigmoid = 1, piecewise_quadratic = 2, triangle = 3, rectangle = 4, fast_sigmoid = 5, erf = 6 };
+enum class Shape : int { atan = 0, logistic = 1, triangle = 2, rectangle = 3, fast_sigmoid = 4, gaussian = 5 };
 enum class Norm : int { none = 0, per_step = 1, pooled = 2, frozen = 3 };
 
 // Memory formats of a sequence [T, N, C, H, W]; lanes with V vectors side by side: kFormatLanes + V.

@@ -164,6 +164,7 @@ SNN_SPARSE_BINARY(Pack, Pack, -)
 SNN_SPARSE_BINARY(Pack, Pack, *)
 SNN_SPARSE_BINARY(Pack, Pack, /)
 SNN_SPARSE_BINARY(Mask, Pack, >=)
+SNN_SPARSE_BINARY(Mask, Pack, <)
 SNN_SPARSE_BINARY(Mask, Mask, |)
 SNN_SPARSE_BINARY(Mask, Mask, &)
 #undef SNN_SPARSE_BINARY

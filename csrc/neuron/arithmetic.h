@@ -8,11 +8,13 @@
 namespace snn_sparse {
 namespace SNN_SPARSE_ISA {
 
-// decay: the input decays with the potential; leak: only the potential decays; _div divides by tau, _mul multiplies by 1/tau.
-enum class Charge { decay_div, leak_div, decay_mul, leak_mul, integrate };
+// decay: the input decays with the potential; leak: only the potential decays; _div divides by tau, _mul multiplies by 1/tau;
+// scale: the potential is multiplied by a factor; _late: and what the last step should have reset is subtracted.
+enum class Charge { decay_div, leak_div, decay_mul, leak_mul, integrate, scale, scale_late };
 
 inline Charge charge_kind(const Problem& q) {
   if (q.neuron == NeuronKind::if_) return Charge::integrate;
+  if (q.neuron == NeuronKind::leaky) return q.late != 0 ? Charge::scale_late : Charge::scale;
   if (q.neuron == NeuronKind::plif) return q.decay_input ? Charge::decay_mul : Charge::leak_mul;
   return q.decay_input ? Charge::decay_div : Charge::leak_div;
 }
@@ -30,33 +32,30 @@ inline Pack<S> normalise(const Pack<S>& y, const Affine<S>& a) {
 
 template <class S>
 struct Neuron {
-  Pack<S> threshold, rest, tau, decay;
+  Pack<S> threshold, fires_at, rest, tau, late;
+  Pack<S> decay;        // 1/tau of a parametric neuron, the factor on v of a leaky one
   Pack<S> inverse_tau;  // in gradients only, where rounding cannot flip a spike
-  // After a spike v = h * keep + offset: (0, v_reset) for hard reset, (1, -v_threshold) for soft reset. Both are exact.
+  // After a spike v = h * keep + offset: (0, v_reset) for hard reset, (1, -v_threshold) for soft, (1, 0) for late reset. All
+  // are exact.
   Pack<S> keep, offset;
   Pack<S> reset_gradient;  // 1 if the gradient flows through the spike in the reset, else 0
-  Pack<S> alpha, slope;    // surrogate: height and the factor on h - v_threshold
+  Pack<S> peak, slope;     // surrogate: height and the factor on h - v_threshold, with what its shape takes out of the loop
   S start;                 // v before the first step
 
   Neuron(const Problem& q, const S* decay_value)
       : threshold(S(q.v_threshold)),
+        fires_at(S(q.fires_at)),
         rest(q.hard_reset ? S(q.v_reset) : S(0)),
         tau(S(q.tau)),
-        decay(decay_value ? *decay_value : S(1)),
+        late(S(q.late)),
+        decay(decay_value ? *decay_value : S(q.decay)),
         inverse_tau(S(1 / q.tau)),
         keep(q.hard_reset ? S(0) : S(1)),
-        offset(q.hard_reset ? S(q.v_reset) : S(-q.v_threshold)),
+        offset(q.hard_reset ? S(q.v_reset) : q.late != 0 ? S(0) : S(-q.v_threshold)),
         reset_gradient(q.detach_reset ? S(0) : S(1)),
-        alpha(q.surrogate == Surrogate::atan ? S(q.alpha / 2) : S(q.alpha)),
-        slope(surrogate_slope(q)),
+        peak(q.surrogate == Shape::logistic ? S(4 * q.peak) : S(q.peak)),
+        slope(q.surrogate == Shape::triangle ? S(q.peak * q.slope) : S(q.slope)),
         start(q.hard_reset ? S(q.v_reset) : S(0)) {}
-
-  static S surrogate_slope(const Problem& q) {
-    constexpr double half_pi = 1.57079632679489661923;
-    if (q.surrogate == Surrogate::atan) return S(half_pi * q.alpha);
-    if (q.surrogate == Surrogate::piecewise_quadratic) return S(q.alpha * q.alpha);
-    return S(q.alpha);
-  }
 };
 
 template <Charge K, class S>
@@ -65,6 +64,8 @@ inline Pack<S> charge(const Pack<S>& v, const Pack<S>& x, const Neuron<S>& n) {
   if (K == Charge::leak_div) return (v - (v - n.rest) / n.tau) + x;
   if (K == Charge::decay_mul) return v + (x - (v - n.rest)) * n.decay;
   if (K == Charge::leak_mul) return (v - (v - n.rest) * n.decay) + x;
+  if (K == Charge::scale) return v * n.decay + x;
+  if (K == Charge::scale_late) return (v * n.decay + x) - keep(v >= n.fires_at, n.late);
   return v + x;
 }
 
@@ -110,19 +111,21 @@ inline Pack<S> exp_negative(const Pack<S>& argument) {
 }
 
 // ds/dh as a function of u = h - v_threshold.
-template <Surrogate G, class S>
+template <Shape G, class S>
 inline Pack<S> surrogate(const Pack<S>& u, const Neuron<S>& n) {
-  const Pack<S> one(S(1)), zero(S(0));
-  if (G == Surrogate::atan) {
-    const Pack<S> z = n.slope * u;
-    return n.alpha / (one + z * z);
+  const Pack<S> one(S(1)), zero(S(0)), z = n.slope * u;
+  if (G == Shape::atan) return n.peak / (one + z * z);
+  if (G == Shape::logistic) {  // peak * 4 y (1 - y), written in exp(-|z|) so that nothing overflows
+    const Pack<S> e = exp_negative(zero - absolute(z));
+    return n.peak * e / ((one + e) * (one + e));
   }
-  if (G == Surrogate::sigmoid) {  // alpha * sg * (1 - sg), written in exp(-|z|) so that nothing overflows
-    const Pack<S> e = exp_negative(zero - absolute(n.slope * u));
-    return n.alpha * e / ((one + e) * (one + e));
+  if (G == Shape::triangle) return maximum(n.peak - n.slope * absolute(u), zero);
+  if (G == Shape::rectangle) return keep(absolute(z) < Pack<S>(S(0.5)), n.peak);
+  if (G == Shape::fast_sigmoid) {
+    const Pack<S> d = one + absolute(z);
+    return n.peak / (d * d);
   }
-  if (G == Surrogate::piecewise_quadratic) return maximum(n.alpha - n.slope * absolute(u), zero);
-  return n.alpha * maximum(one - absolute(u), zero);
+  return n.peak * exp_negative(zero - z * z);
 }
 
 }  // namespace SNN_SPARSE_ISA

@@ -145,7 +145,7 @@ class Backward {
     a.span = s;
     a.grad_spikes = grad_spikes_.at(t, pooled, c0_, c, tiles_.pooled_line(s));
     if (q_.pool) {
-      pool_backward(h_at(t, c), s, a.grad_spikes, neuron_.threshold, unpooled_);
+      pool_backward(h_at(t, c), s, a.grad_spikes, neuron_.fires_at, unpooled_);
       a.grad_spikes = {unpooled_, line, kLanes};
     }
     a.y = y_.at(step_of_input(t), s, c0_, c, line);

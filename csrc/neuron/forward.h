@@ -40,7 +40,7 @@ void step(const StepArgs<S>& args) {
       Pack<S> x = normalise(load(y + i * a.y.column), norm);
       if (Residual) x = x + normalise(load(residual + i * a.residual.column), norm_residual);
       const Pack<S> h = charge<K>(load(v_row + i * kLanes), x, n);
-      const Mask<S> spike = h >= n.threshold;
+      const Mask<S> spike = h >= n.fires_at;
       store(v_row + i * kLanes, reset(h, spike, n));
       store(out + i * a.out.column, Spikes ? keep(mask, keep(spike, one)) : h);
     }
@@ -50,14 +50,21 @@ void step(const StepArgs<S>& args) {
 template <class S>
 using StepFunction = void (*)(const StepArgs<S>&);
 
+template <Charge K, bool Spikes, class S>
+StepFunction<S> step_function(bool residual) {
+  return residual ? step<K, true, Spikes, S> : step<K, false, Spikes, S>;
+}
+
 template <bool Spikes, class S>
 StepFunction<S> step_function(Charge k, bool residual) {
   switch (k) {
-    case Charge::decay_div: return residual ? step<Charge::decay_div, true, Spikes, S> : step<Charge::decay_div, false, Spikes, S>;
-    case Charge::leak_div: return residual ? step<Charge::leak_div, true, Spikes, S> : step<Charge::leak_div, false, Spikes, S>;
-    case Charge::decay_mul: return residual ? step<Charge::decay_mul, true, Spikes, S> : step<Charge::decay_mul, false, Spikes, S>;
-    case Charge::leak_mul: return residual ? step<Charge::leak_mul, true, Spikes, S> : step<Charge::leak_mul, false, Spikes, S>;
-    default: return residual ? step<Charge::integrate, true, Spikes, S> : step<Charge::integrate, false, Spikes, S>;
+    case Charge::decay_div: return step_function<Charge::decay_div, Spikes, S>(residual);
+    case Charge::leak_div: return step_function<Charge::leak_div, Spikes, S>(residual);
+    case Charge::decay_mul: return step_function<Charge::decay_mul, Spikes, S>(residual);
+    case Charge::leak_mul: return step_function<Charge::leak_mul, Spikes, S>(residual);
+    case Charge::scale: return step_function<Charge::scale, Spikes, S>(residual);
+    case Charge::scale_late: return step_function<Charge::scale_late, Spikes, S>(residual);
+    default: return step_function<Charge::integrate, Spikes, S>(residual);
   }
 }
 

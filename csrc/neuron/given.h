@@ -11,8 +11,10 @@ namespace snn_sparse {
 struct Given {
   // y [steps, N, C, H, W] in `format`, N = images; constant: one map [1, N, C, H, W] for all steps. mean and spread (1/std)
   // [steps of y or 1, C] of the batch; if frozen, running mean and variance [C]; None without batch norm. weight, bias [C].
-  // residual: as y with all steps, in `format_r`. bits_r: None. rate: 1/tau of plif, one element. v [N, C, H, W]: potential
-  // before the first step, contiguous or channels last; None: v_reset, or 0 for soft reset. spikes in `format_out`.
+  // residual: as y with all steps, in `format_r`. bits_r: None. rate: 1/tau of plif, or the decay of leaky where it is
+  // learnt, one element. v [N, C, H, W]: potential before the first step, contiguous or channels last; None: v_reset, or 0
+  // for soft reset. spikes in `format_out`. A neuron spikes where h >= fires_at; late: what the next charge subtracts from a
+  // potential that has fired (0: the reset is not late); the surrogate is peak * shape(slope * (h - v_threshold)).
   const Tensor& y;
   const OptionalTensor &mean, &spread, &weight, &bias;
   const OptionalTensor &residual, &mean_r, &spread_r, &weight_r, &bias_r, &bits_r, &rate, &v;
@@ -21,10 +23,12 @@ struct Given {
   int64_t kind;
   double tau;
   bool decay_input;
-  double v_threshold, v_reset;
-  bool hard_reset, detach_reset;
+  double decay, v_threshold, fires_at, v_reset;
+  bool hard_reset;
+  double late;
+  bool detach_reset;
   int64_t surrogate;
-  double alpha;
+  double peak, slope;
   bool frozen, frozen_r;
   double eps, eps_r;
   bool pool;
@@ -89,16 +93,22 @@ Branch<S> read_branch(const Checks& check, const Problem& q, const BranchGiven& 
 }
 
 inline void read_neuron(const Checks& check, const Given& g, Problem& q) {
-  check.range(g.kind, 0, int(NeuronKind::if_), "kind");
-  check.range(g.surrogate, 0, int(Surrogate::triangle), "surrogate");
-  check(std::isfinite(g.tau) && g.tau > 0, "tau must be positive, got ", g.tau);
-  check(std::isfinite(g.alpha) && g.alpha > 0, "alpha must be positive, got ", g.alpha);
-  check(std::isfinite(g.v_threshold), "v_threshold must be finite, got ", g.v_threshold);
-  check(std::isfinite(g.v_reset), "v_reset must be finite, got ", g.v_reset);
-  q.neuron = NeuronKind(g.kind), q.surrogate = Surrogate(g.surrogate);
+  check.range(g.kind, 0, int(NeuronKind::leaky), "kind");
+  check.range(g.surrogate, 0, int(Shape::gaussian), "surrogate");
+  const auto positive = [&](double x, const char* name) {
+    check(std::isfinite(x) && x > 0, name, " must be positive, got ", x);
+  };
+  const auto finite = [&](double x, const char* name) { check(std::isfinite(x), name, " must be finite, got ", x); };
+  positive(g.tau, "tau"), positive(g.peak, "peak"), positive(g.slope, "slope");
+  finite(g.decay, "decay"), finite(g.v_threshold, "v_threshold"), finite(g.fires_at, "fires_at");
+  finite(g.v_reset, "v_reset"), finite(g.late, "late");
+  q.neuron = NeuronKind(g.kind), q.surrogate = Shape(g.surrogate);
   q.decay_input = g.decay_input, q.hard_reset = g.hard_reset, q.detach_reset = g.detach_reset;
-  q.tau = g.tau, q.alpha = g.alpha, q.v_threshold = g.v_threshold, q.v_reset = g.v_reset;
-  check(g.rate.has_value() == (q.neuron == NeuronKind::plif), "rate (1/tau) goes with plif, and only with it");
+  q.tau = g.tau, q.decay = g.decay, q.v_threshold = g.v_threshold, q.fires_at = g.fires_at, q.v_reset = g.v_reset;
+  q.late = g.late, q.peak = g.peak, q.slope = g.slope;
+  const bool leaky = q.neuron == NeuronKind::leaky;
+  check(g.late == 0 || (leaky && !g.hard_reset && g.detach_reset), "late needs kind leaky, a soft reset, detach_reset");
+  check(g.rate.has_value() == (q.neuron == NeuronKind::plif) || leaky, "rate goes with plif, or with leaky where learnt");
   if (!g.rate) return;
   check.dtype(*g.rate, g.y.scalar_type(), "rate");
   check(g.rate->numel() == 1, "rate must have one element, got ", g.rate->numel());

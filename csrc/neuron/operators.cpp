@@ -133,13 +133,14 @@ Gradients backward(const Checks& check, const Given& g, const OptionalTensor& gr
       const OptionalTensor &bias, const OptionalTensor &residual, const OptionalTensor &mean_r,                       \
       const OptionalTensor &spread_r, const OptionalTensor &weight_r, const OptionalTensor &bias_r,                   \
       const OptionalTensor &bits_r, const OptionalTensor &rate, const OptionalTensor &v, int64_t steps,               \
-      int64_t images, bool constant, int64_t kind, double tau, bool decay_input, double v_threshold, double v_reset,  \
-      bool hard_reset, bool detach_reset, int64_t surrogate, double alpha, bool frozen, bool frozen_r, double eps,    \
-      double eps_r, bool pool, int64_t format, int64_t format_r, int64_t format_out
+      int64_t images, bool constant, int64_t kind, double tau, bool decay_input, double decay, double v_threshold,    \
+      double fires_at, double v_reset, bool hard_reset, double late, bool detach_reset, int64_t surrogate,            \
+      double peak, double slope, bool frozen, bool frozen_r, double eps, double eps_r, bool pool, int64_t format,     \
+      int64_t format_r, int64_t format_out
 #define SNN_SPARSE_NEURON_GIVEN                                                                                       \
   {y, mean, spread, weight, bias, residual, mean_r, spread_r, weight_r, bias_r, bits_r, rate, v, steps, images,       \
-   constant, kind, tau, decay_input, v_threshold, v_reset, hard_reset, detach_reset, surrogate, alpha, frozen,        \
-   frozen_r, eps, eps_r, pool, format, format_r, format_out}
+   constant, kind, tau, decay_input, decay, v_threshold, fires_at, v_reset, hard_reset, late, detach_reset,           \
+   surrogate, peak, slope, frozen, frozen_r, eps, eps_r, pool, format, format_r, format_out}
 
 Results neuron(SNN_SPARSE_NEURON_ARGUMENTS, bool packed, bool final_v, int64_t batch, int64_t batch_r) {
   const Checks check("neuron");

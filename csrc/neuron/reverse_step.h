@@ -26,25 +26,26 @@ struct ReverseArgs {
 };
 
 // dL/dh of one vector, given the gradients of its spike and of the potential behind its reset.
-template <Surrogate G, class S>
+template <Shape G, class S>
 inline Pack<S> potential_gradient(const Pack<S>& h, const Pack<S>& grad_spike, const Pack<S>& grad_v,
                                   const Neuron<S>& n) {
   const Pack<S> one(S(1));
   const Pack<S> ds = surrogate<G>(h - n.threshold, n);
   // v = h + s * ((keep - 1) * h + offset), so dv/dh has a direct part and, if not detached, one through the spike.
   const Pack<S> through_spike = n.reset_gradient * (((n.keep - one) * h + n.offset) * ds);
-  return grad_spike * ds + grad_v * (select(h >= n.threshold, n.keep, one) + through_spike);
+  return grad_spike * ds + grad_v * (select(h >= n.fires_at, n.keep, one) + through_spike);
 }
 
 template <Charge K, class S>
 struct InputGradient {
-  Pack<S> dx, dv, ddecay;  // of the input, of the potential before the step, of the factor 1/tau
+  Pack<S> dx, dv, ddecay;  // of the input, of the potential before the step, of the factor 1/tau or of the decay
 };
 
 template <Charge K, class S>
 inline InputGradient<K, S> charge_gradient(const Pack<S>& dh, const Pack<S>& x, const Pack<S>& v, const Neuron<S>& n) {
   const Pack<S> zero(S(0));
   if (K == Charge::integrate) return {dh, dh, zero};
+  if (K == Charge::scale) return {dh, dh * n.decay, dh * v};
   const Pack<S> leaked = dh * (K == Charge::decay_div || K == Charge::leak_div ? n.inverse_tau : n.decay);
   if (K == Charge::decay_div) return {leaked, dh - leaked, zero};
   if (K == Charge::leak_div) return {dh, dh - leaked, zero};
@@ -78,10 +79,10 @@ struct TileSums {
   }
 };
 
-template <Charge K, Surrogate G, class S>
+template <Charge K, Shape G, class S>
 inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, int64_t columns, int64_t first,
                         int64_t last, RunSums<S>& sums) {
-  constexpr bool learnt = K == Charge::decay_mul || K == Charge::leak_mul;
+  constexpr bool learnt = K == Charge::decay_mul || K == Charge::leak_mul || K == Charge::scale;
   const Pack<S> mean(a.norm.mean), mean_residual(a.norm_residual.mean), zero(S(0));
   const Pack<S> scale_y(a.scale_y), scale_residual(a.scale_residual);
   const bool with_decay = learnt && a.grad_decay, with_norm = a.sums, with_residual_norm = a.sums_residual;
@@ -96,7 +97,7 @@ inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, 
       x = normalise(load(y), a.norm);
       if (a.residual.base) x = x + normalise(load(residual), a.norm_residual);
       v = load(a.previous + at);
-      if (a.previous_is_h) v = reset(v, v >= n.threshold, n);
+      if (a.previous_is_h) v = reset(v, v >= n.fires_at, n);
     }
     const InputGradient<K, S> g = charge_gradient<K>(dh, x, v, n);
     store(a.grad_v + at, g.dv);
@@ -110,7 +111,7 @@ inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, 
   }
 }
 
-template <Charge K, Surrogate G, class S>
+template <Charge K, Shape G, class S>
 void reverse_step(const ReverseArgs<S>& args) {
   const ReverseArgs<S> a = args;  // local copies: the compiler knows that no store can change them
   const Neuron<S> n = *a.neuron;
@@ -137,22 +138,26 @@ template <class S>
 using ReverseFunction = void (*)(const ReverseArgs<S>&);
 
 template <Charge K, class S>
-ReverseFunction<S> reverse_function(Surrogate g) {
+ReverseFunction<S> reverse_function(Shape g) {
   switch (g) {
-    case Surrogate::atan: return reverse_step<K, Surrogate::atan, S>;
-    case Surrogate::sigmoid: return reverse_step<K, Surrogate::sigmoid, S>;
-    case Surrogate::piecewise_quadratic: return reverse_step<K, Surrogate::piecewise_quadratic, S>;
-    default: return reverse_step<K, Surrogate::triangle, S>;
+    case Shape::atan: return reverse_step<K, Shape::atan, S>;
+    case Shape::logistic: return reverse_step<K, Shape::logistic, S>;
+    case Shape::triangle: return reverse_step<K, Shape::triangle, S>;
+    case Shape::rectangle: return reverse_step<K, Shape::rectangle, S>;
+    case Shape::fast_sigmoid: return reverse_step<K, Shape::fast_sigmoid, S>;
+    default: return reverse_step<K, Shape::gaussian, S>;
   }
 }
 
 template <class S>
-ReverseFunction<S> reverse_function(Charge k, Surrogate g) {
+ReverseFunction<S> reverse_function(Charge k, Shape g) {
   switch (k) {
     case Charge::decay_div: return reverse_function<Charge::decay_div, S>(g);
     case Charge::leak_div: return reverse_function<Charge::leak_div, S>(g);
     case Charge::decay_mul: return reverse_function<Charge::decay_mul, S>(g);
     case Charge::leak_mul: return reverse_function<Charge::leak_mul, S>(g);
+    case Charge::scale:
+    case Charge::scale_late: return reverse_function<Charge::scale, S>(g);  // the late reset is detached
     default: return reverse_function<Charge::integrate, S>(g);
   }
 }

@@ -29,16 +29,16 @@ inline void pool_forward(const S* spikes, const Span& s, const Ref<S>& out) {
   }
 }
 
-// h: compact potentials of the tile (a spike is h >= threshold). to: compact gradient of the unpooled spikes.
+// h: compact potentials of the tile (a spike is h >= fires_at). to: compact gradient of the unpooled spikes.
 template <class S>
-inline void route_samples(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& threshold, S* to) {
+inline void route_samples(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& fires_at, S* to) {
   const int64_t line = s.columns * kLanes;
   const Pack<S> zero(S(0));
   for (int64_t r = 0; r + 2 <= s.rows; r += 2)
     for (int64_t i = 0; i + 2 <= s.columns; i += 2) {
       const int64_t a = r * line + i * kLanes, b = a + kLanes, c = a + line, d = c + kLanes;
-      const Mask<S> sa = load(h + a) >= threshold, sb = load(h + b) >= threshold;
-      const Mask<S> sc = load(h + c) >= threshold, sd = load(h + d) >= threshold;
+      const Mask<S> sa = load(h + a) >= fires_at, sb = load(h + b) >= fires_at;
+      const Mask<S> sc = load(h + c) >= fires_at, sd = load(h + d) >= fires_at;
       const Pack<S> g = load(grad.base + r / 2 * grad.row + i / 2 * grad.column);
       const Pack<S> d_only = select(sd, g, zero), not_b = select(sc, zero, d_only);
       store(to + d, select(sa, zero, select(sb, zero, not_b)));
@@ -50,7 +50,7 @@ inline void route_samples(const S* h, const Span& s, const Ref<S>& grad, const P
 }
 
 template <class S>
-inline void route_pixels(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& threshold, S* to) {
+inline void route_pixels(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& fires_at, S* to) {
   const int64_t line = s.columns * kLanes;
   const S parity[kLanes] = {1, -1, 1, -1, 1, -1, 1, -1};
   const Mask<S> left = load(parity) >= Pack<S>(S(0)), right = ~left;
@@ -60,7 +60,7 @@ inline void route_pixels(const S* h, const Span& s, const Ref<S>& grad, const Pa
     for (int64_t j = 0; j < line / 2; ++j) to_top[2 * j] = to_top[2 * j + 1] = from[j];
     for (int64_t i = 0; i < line; i += kLanes) {
       const Pack<S> g = load(to_top + i);
-      const Mask<S> up = load(top + i) >= threshold, down = load(bottom + i) >= threshold;
+      const Mask<S> up = load(top + i) >= fires_at, down = load(bottom + i) >= fires_at;
       const Mask<S> beside = swap_pairs(up), either = up | beside, any = either | down | swap_pairs(down);
       // Left before right, top before bottom; where nobody spiked the top left one is the first maximum.
       store(to_top + i, keep((left & (up | ~any)) | (right & up & ~beside), g));
@@ -70,13 +70,13 @@ inline void route_pixels(const S* h, const Span& s, const Ref<S>& grad, const Pa
 }
 
 template <class S>
-inline void pool_backward(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& threshold, S* to) {
+inline void pool_backward(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& fires_at, S* to) {
   const bool odd = s.rows % 2 || (s.samples && s.columns % 2);
   if (odd) fill(to, s.rows * s.columns * kLanes, S(0));  // left-out rows and columns have no gradient
   if (s.samples)
-    route_samples(h, s, grad, threshold, to);
+    route_samples(h, s, grad, fires_at, to);
   else
-    route_pixels(h, s, grad, threshold, to);
+    route_pixels(h, s, grad, fires_at, to);
 }
 
 }  // namespace SNN_SPARSE_ISA

@@ -25,8 +25,8 @@ struct Problem {
   Layout v_layout;        // of the initial and the final membrane potential (a tensor with T = 1)
   NeuronKind neuron;
   bool decay_input, hard_reset, detach_reset;
-  Surrogate surrogate;
-  double tau, v_threshold, v_reset, alpha;
+  Shape surrogate;
+  double tau, decay, v_threshold, fires_at, v_reset, late, peak, slope;
 };
 
 // Count, mean and sum of squared deviations of a set.
@@ -84,7 +84,7 @@ struct NeuronArgs {
   Problem problem;
   Plan plan;
   Branch<S> main, shortcut;
-  const S* decay;   // 1/tau of a parametric neuron
+  const S* decay;   // 1/tau of a parametric neuron, or the learnt decay of a leaky one; else null
   const S* v_init;  // null: v_reset (0 for soft reset)
 };
 

@@ -2,7 +2,7 @@
 
 from snn_sparse.nn.layers import BatchNorm2d, Conv2d, MaxPool2d
 from snn_sparse.nn.masked_layers import MaskedConv2d, MaskedLinear
-from snn_sparse.nn.neuron import IF, LIF, NEURONS, Neuron, ParametricLIF, make_neuron
+from snn_sparse.nn.neuron import IF, LIF, NEURONS, Leaky, Neuron, ParametricLIF, make_neuron
 from snn_sparse.nn.stage import Stage
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "NEURONS",
     "BatchNorm2d",
     "Conv2d",
+    "Leaky",
     "MaskedConv2d",
     "MaskedLinear",
     "MaxPool2d",

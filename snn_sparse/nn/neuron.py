@@ -11,16 +11,19 @@ from snn_sparse.specs import NeuronSpec, check_tau
 
 
 class Neuron(nn.Module):
-    """Base of LIF, IF and parametric LIF.
+    """Base of LIF, IF, parametric LIF and leaky neurons.
 
     Args:
-        kind: ``lif``, ``plif`` or ``if``.
+        kind: ``lif``, ``plif``, ``if`` or ``leaky``.
         tau: membrane time constant in timesteps.
         decay_input: whether the input decays too.
         v_threshold: the neuron spikes where its membrane potential reaches this.
         v_reset: potential after a spike, or ``None``: ``v_threshold`` is subtracted (soft reset).
-        surrogate: a name (``atan``, ``sigmoid``, ``piecewise_quadratic``, ``triangle``) or an ``ops.Surrogate``.
+        surrogate: a name (``atan``, ``sigmoid``, ``piecewise_quadratic``, ``triangle``, ``rectangle``, ``fast_sigmoid``,
+            ``erf``) or an ``ops.Surrogate``.
         detach_reset: whether the backward pass leaves out the path through the reset.
+        strict: whether a potential on the threshold does not spike.
+        **leaky: ``decay`` and ``late_reset`` of the leaky neuron, as :class:`snn_sparse.NeuronSpec`.
 
     Called with an input current ``[T, N, ...]`` (and, if wanted, the membrane potential ``v`` ``[N, ...]`` to start
     from), it returns the spikes ``[T, N, ...]``.
@@ -37,14 +40,16 @@ class Neuron(nn.Module):
         v_reset: float | None = 0.0,
         surrogate: str | ops.Surrogate = "atan",
         detach_reset: bool = True,
+        strict: bool = False,
+        **leaky: Any,
     ) -> None:
         super().__init__()
         s = ops.as_surrogate(surrogate)
         fixed = (bool(decay_input), v_threshold, v_reset, bool(detach_reset))
-        self.spec = NeuronSpec(kind, check_tau(tau), *fixed, s.kind, s.alpha, s.height)
+        self.spec = NeuronSpec(kind, check_tau(tau), *fixed, s.kind, s.alpha, s.height, strict=bool(strict), **leaky)
 
     def rate(self) -> torch.Tensor | None:
-        """``1 / tau`` of the parametric neuron, a tensor with one entry; None for the others."""
+        """What is learnt, a tensor with one entry: ``1 / tau`` or the decay; None where nothing is."""
         return None
 
     def describe(self) -> tuple[NeuronSpec, torch.Tensor | None]:
@@ -66,9 +71,10 @@ class Neuron(nn.Module):
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""
         s = self.spec
+        height = "" if s.height is None else f", height={s.height}"
         return (
             f"v_threshold={s.v_threshold}, v_reset={s.v_reset}, detach_reset={s.detach_reset}, "
-            f"surrogate={s.surrogate}(alpha={s.alpha})"
+            f"{'strict=True, ' if s.strict else ''}surrogate={s.surrogate}(alpha={s.alpha}{height})"
         )
 
 
@@ -136,11 +142,50 @@ class ParametricLIF(Neuron):
         return f"tau={self.tau:g}, decay_input={self.spec.decay_input}, {super().extra_repr()}"
 
 
-NEURONS: dict[str, type[nn.Module]] = {"lif": LIF, "if": IF, "plif": ParametricLIF, "relu": nn.ReLU}
+class Leaky(Neuron):
+    """Neurons whose potential is multiplied by a factor each timestep: ``h = beta * v + x``, as snnTorch's.
+
+    Args:
+        beta: the factor, 0 to 1.
+        learn_beta: whether it is a parameter, ``beta``, shared by the layer and clamped to 0..1 where it is used.
+        late_reset: whether ``v_threshold`` is subtracted after the decay of the next step (snnTorch's ``reset_delay``).
+        v_reset: ``None``: ``v_threshold`` is subtracted (soft reset), or the potential after a spike.
+        **firing: threshold, surrogate and the rest, as :class:`Neuron`.
+    """
+
+    def __init__(
+        self,
+        beta: float = 0.9,
+        learn_beta: bool = False,
+        late_reset: bool = False,
+        v_reset: float | None = None,
+        **firing: Any,
+    ) -> None:
+        if not (isinstance(beta, (int, float)) and 0 <= beta <= 1):
+            raise ValueError(f"beta must be a number from 0 to 1, got {beta!r}")
+        super().__init__("leaky", 1.0, True, v_reset=v_reset, decay=float(beta), late_reset=bool(late_reset), **firing)
+        self.beta: nn.Parameter | float = nn.Parameter(torch.tensor(float(beta))) if learn_beta else float(beta)
+
+    def rate(self) -> torch.Tensor | None:
+        """The learnt factor, a tensor with one entry; None where it is fixed."""
+        return self.beta.clamp(0, 1) if isinstance(self.beta, torch.Tensor) else None
+
+    def extra_repr(self) -> str:
+        """Settings, for ``print(model)``."""
+        return f"beta={float(self.beta):g}, late_reset={self.spec.late_reset}, {super().extra_repr()}"
+
+
+NEURONS: dict[str, type[nn.Module]] = {
+    "lif": LIF,
+    "if": IF,
+    "plif": ParametricLIF,
+    "leaky": Leaky,
+    "relu": nn.ReLU,
+}
 
 
 def make_neuron(kind: str, **options: Any) -> nn.Module:
-    """Make a neuron layer by name: ``lif``, ``if``, ``plif``, or ``relu`` for the conventional network.
+    """Make a neuron layer by name: ``lif``, ``if``, ``plif``, ``leaky``, or ``relu`` for the conventional network.
 
     Raises:
         ValueError: unknown name. TypeError: an option that this neuron does not have.

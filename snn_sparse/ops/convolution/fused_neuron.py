@@ -20,8 +20,13 @@ define(
     "(Tensor bits, Tensor weight, Tensor? bias, ScalarType dtype, SymInt[] shape, int stride, int padding, "
     "Tensor lists, int[] numbers, Tensor mean, Tensor variance, Tensor? norm_weight, Tensor? norm_bias, Tensor? rate, "
     "float eps, "
-    "int kind, float tau, bool decay_input, float v_threshold, float v_reset, bool hard_reset, bool pool) -> Tensor",
+    "int kind, float tau, bool decay_input, float decay, float v_threshold, float fires_at, float v_reset, "
+    "bool hard_reset, float late, bool pool) -> Tensor",
 )
+# The last numbers of the schema, as the neuron's operator knows them.
+_NEURON = (
+    "kind", "tau", "decay_input", "decay", "v_threshold", "fires_at", "v_reset", "hard_reset", "late", "pool",
+)  # fmt: skip
 
 
 def _output_shape(shape: Any, weight: Tensor, stride: int, padding: int, pool: bool) -> tuple[int, ...]:
@@ -33,18 +38,14 @@ def _output_shape(shape: Any, weight: Tensor, stride: int, padding: int, pool: b
 def _run(
     bits: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, shape: list[int], stride: int, padding: int,
     lists: Tensor, numbers: list[int], mean: Tensor, variance: Tensor, norm_weight: Tensor | None,
-    norm_bias: Tensor | None, rate: Tensor | None, eps: float, kind: int, tau: float, decay_input: bool,
-    v_threshold: float, v_reset: float, hard_reset: bool, pool: bool,
+    norm_bias: Tensor | None, rate: Tensor | None, eps: float, *neuron: Any,
 ) -> Tensor:  # fmt: skip
     from snn_sparse.ops.convolution.triton_conv_neuron import conv_neuron
 
     chosen = tiles_of("spikes", lists, numbers)
     assert chosen is not None
     geometry = ConvGeometry.of(shape, weight.shape, stride, padding)
-    s = Settings.of(NeuronSpec(), shape[0], shape[1])._replace(
-        kind=kind, tau=tau, decay_input=decay_input, v_threshold=v_threshold, v_reset=v_reset, hard_reset=hard_reset,
-        eps=eps, pool=pool,
-    )  # fmt: skip
+    s = Settings.of(NeuronSpec(), shape[0], shape[1])._replace(eps=eps, **dict(zip(_NEURON, neuron, strict=True)))
     given = (bits, weight.to(dtype), bias, geometry, chosen[1], chosen[0], (mean, variance), (norm_weight, norm_bias))
     return conv_neuron(*given, s, rate=rate)
 
@@ -79,7 +80,7 @@ def convolution_neuron(
         configuration: with one for ``spikes``.
         norm: with frozen statistics.
         spec: the neuron.
-        rate: ``1 / tau`` of the parametric neuron.
+        rate: ``1 / tau`` of the parametric neuron, or the learnt decay of the leaky one.
         pool: whether a 2x2 max-pool of stride 2 follows.
 
     Raises:
@@ -96,7 +97,7 @@ def convolution_neuron(
     bits = torch.ops.snn_sparse.convolution_neuron(
         packed.bits, weight, bias, dtype, shape, stride, padding, configuration.lists, configuration.numbers,
         norm.running_mean, norm.running_var, norm.weight, norm.bias, None if rate is None else rate.float(), s.eps,
-        s.kind, s.tau, s.decay_input, s.v_threshold, s.v_reset, s.hard_reset, pool,
+        *(getattr(s, name) for name in _NEURON),
     )  # fmt: skip
     out = _output_shape(shape, weight, stride, padding, pool)
     return Packed(weight.new_zeros(1, dtype=dtype).expand(out), bits)

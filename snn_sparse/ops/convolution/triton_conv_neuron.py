@@ -16,11 +16,11 @@ from snn_sparse.ops.convolution.triton_conv import SIZES, check_data, walk_argum
 from snn_sparse.ops.convolution.triton_walk import convolve_tile, lines_from, tile_rows
 from snn_sparse.ops.neuron.call import Settings
 from snn_sparse.ops.neuron.triton_branch import FROZEN, load_affine, normalise
-from snn_sparse.ops.neuron.triton_inputs import neuron_arguments
-from snn_sparse.ops.neuron.triton_math import charge, decay_rate, reset
+from snn_sparse.ops.neuron.triton_inputs import check_numbers, neuron_arguments
+from snn_sparse.ops.neuron.triton_math import charge, neuron_numbers, reset
 from snn_sparse.ops.spikes import NHWC, empty, ordered, packed_shape
 from snn_sparse.ops.triton_launch import launch
-from snn_sparse.specs import NEURONS, ConvGeometry, ceil_div
+from snn_sparse.specs import ConvGeometry, ceil_div
 
 
 @triton.jit
@@ -47,17 +47,16 @@ def _store_group(
 @triton.jit(do_not_specialize=SIZES)
 def _conv_neuron_kernel(
     data, weight, conv_bias, order, pointers, channels, mean, spread, norm_weight, norm_bias, eps, rate, spikes,
-    tau, v_threshold, v_reset,
+    tau, decay, v_threshold, fires_at, v_reset, late,
     steps, images, pixels, width, height_in, width_in, inputs, outputs, padding, tiles, groups,
     along_output, along_input, along_tap,
-    KIND: tl.constexpr, DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, POOL: tl.constexpr, BITS_OUT: tl.constexpr,
+    KIND: tl.constexpr, DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, POOL: tl.constexpr, BITS_OUT: tl.constexpr,
     STRIDE: tl.constexpr, KERNEL_WIDTH: tl.constexpr, TAPS: tl.constexpr, TRANSPOSED: tl.constexpr, BITS: tl.constexpr,
     GATHERED: tl.constexpr, PIXEL_MAJOR: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, STEP: tl.constexpr,
 ):
     group, tile = tl.program_id(0) % groups, tl.program_id(0) // groups
     first, image, pixel, exists, the_pixel = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, POOL)
-    tau, v_threshold, v_reset = tl.cast(tau, tl.float32), tl.cast(v_threshold, tl.float32), tl.cast(v_reset, tl.float32)
-    decay = decay_rate(tau, rate, KIND)
+    numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
     output = group * WIDTH + tl.arange(0, WIDTH)
     affine = load_affine((None, mean, spread, norm_weight, norm_bias, eps), 0, output[None, :], outputs, FROZEN)
     shift = tl.zeros([1, WIDTH], tl.float32)
@@ -69,7 +68,7 @@ def _conv_neuron_kernel(
         out_image, position, positions = window // windows - first, window % windows, windows
     else:
         out_image, position, positions = image, pixel, pixels
-    v = tl.zeros([ROWS, WIDTH], tl.float32) + v_reset
+    v = tl.zeros([ROWS, WIDTH], tl.float32) + numbers[3]
     for t in range(steps):
         first_image = (t * images + first).to(tl.int64)
         products = convolve_tile(
@@ -78,9 +77,9 @@ def _conv_neuron_kernel(
             (along_output, along_input, along_tap),
             STRIDE, KERNEL_WIDTH, TAPS, TRANSPOSED, BITS, GATHERED, PIXEL_MAJOR, ROWS, WIDTH, STEP,
         )
-        h = charge(v, normalise(products + shift, affine, FROZEN), v_reset, decay, KIND, DECAY_INPUT)
-        v = reset(h, v_threshold, v_reset, HARD_RESET)
-        fired = ((h >= v_threshold) & (output < outputs)[None, :]).to(tl.int32)
+        h = charge(v, normalise(products + shift, affine, FROZEN), numbers, KIND, DECAY_INPUT, RESET)
+        v = reset(h, numbers, RESET)
+        fired = ((h >= numbers[2]) & (output < outputs)[None, :]).to(tl.int32)
         if POOL:
             fired = tl.max(tl.reshape(fired, [ROWS // 4, 4, WIDTH]), axis=1)
         _store_group(
@@ -116,7 +115,7 @@ def conv_neuron(
         statistics: running mean and variance ``[Cout]``.
         affine: weight and bias of the batch norm ``[Cout]``, or None.
         s: the neuron, ``eps`` of the batch norm, whether a 2x2 max-pool of stride 2 follows.
-        rate: ``1 / tau`` of ``plif``, a tensor with one entry.
+        rate: ``1 / tau`` of ``plif`` or the learnt decay of ``leaky``, a tensor with one entry.
         bits: whether the spikes are packed.
 
     Returns:
@@ -188,5 +187,4 @@ def _check(
         raise ValueError(
             f"configuration must not be pixel-major with a pool, nor maps smaller than 2x2, got {g.out_size}"
         )
-    if (s.kind == NEURONS["plif"]) != (rate is not None):
-        raise ValueError("rate must be a tensor with one entry for plif, and None for other neurons")
+    check_numbers(s, rate)

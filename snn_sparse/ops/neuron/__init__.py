@@ -11,7 +11,10 @@ from snn_sparse.ops.neuron.reference import plain_neuron, plain_potentials, plai
 from snn_sparse.ops.neuron.surrogate import (
     SURROGATES,
     ATan,
+    Erf,
+    FastSigmoid,
     PiecewiseQuadratic,
+    Rectangle,
     Sigmoid,
     Surrogate,
     Triangle,
@@ -22,8 +25,11 @@ from snn_sparse.ops.neuron.surrogate import (
 __all__ = [
     "SURROGATES",
     "ATan",
+    "Erf",
+    "FastSigmoid",
     "Norm",
     "PiecewiseQuadratic",
+    "Rectangle",
     "Sigmoid",
     "Surrogate",
     "Triangle",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from snn_sparse.ops.neuron.batch_norm import Norm
+from snn_sparse.ops.neuron.surrogate import surrogate_of
 from snn_sparse.ops.spikes import NCHW, MemoryFormat, Sizes
 from snn_sparse.specs import NEURONS, NORMS, SURROGATES, NeuronSpec
 
@@ -15,7 +16,8 @@ class Tensors(NamedTuple):
     """The tensors of the operators; ``_r`` belongs to the residual.
 
     ``mean`` and ``spread`` are those of the batch ``[T or 1, C]`` (spread: 1/std), or, ``frozen``, the running ones
-    ``[C]`` (spread: variance). With ``bits_r``, ``residual`` is the carrier of packed spikes. ``rate``: 1/tau of plif.
+    ``[C]`` (spread: variance). With ``bits_r``, ``residual`` is the carrier of packed spikes. ``rate``: 1/tau of plif,
+    or the decay of leaky where it is learnt.
     """
 
     y: Tensor
@@ -34,7 +36,12 @@ class Tensors(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The numbers of the operators; ``steps`` is T, ``images`` N; ``constant``: ``y`` is one map for all."""
+    """The numbers of the operators; ``steps`` is T, ``images`` N; ``constant``: ``y`` is one map for all.
+
+    A neuron spikes where ``h >= fires_at``. ``late`` is subtracted at the next charge from a potential that has fired,
+    which the reset then leaves as it is; 0: the reset is not late. ``surrogate`` is a code of :data:`specs.SHAPES`; the
+    surrogate is ``peak * shape(slope * (h - v_threshold))``.
+    """
 
     steps: int
     images: int
@@ -42,12 +49,16 @@ class Settings(NamedTuple):
     kind: int
     tau: float
     decay_input: bool
+    decay: float
     v_threshold: float
+    fires_at: float
     v_reset: float
     hard_reset: bool
+    late: float
     detach_reset: bool
     surrogate: int
-    alpha: float
+    peak: float
+    slope: float
     frozen: bool
     frozen_r: bool
     eps: float
@@ -68,8 +79,10 @@ class Settings(NamedTuple):
         norm_r: Norm | None = None,
         pool: bool = False,
         formats: tuple[MemoryFormat, MemoryFormat, MemoryFormat] = (NCHW, NCHW, NCHW),
+        digits: int = 24,
     ) -> "Settings":
-        """Collect the numbers of a call from the objects that describe it."""
+        """Collect the numbers of a call from the objects that describe it; ``digits`` are those of its arithmetic."""
+        surrogate = surrogate_of(spec)
         return cls(
             steps,
             images,
@@ -77,12 +90,16 @@ class Settings(NamedTuple):
             NEURONS[spec.kind],
             float(spec.tau),
             spec.decay_input,
+            float(spec.decay),
             float(spec.v_threshold),
+            spec.fires_at(digits),
             float(spec.v_rest),
             spec.v_reset is not None,
+            float(spec.v_threshold) if spec.late_reset else 0.0,
             spec.detach_reset,
             SURROGATES[spec.surrogate],
-            float(spec.alpha),
+            float(surrogate.peak),
+            float(surrogate.slope),
             norm is not None and norm.spec.frozen,
             norm_r is not None and norm_r.spec.frozen,
             norm.spec.eps if norm is not None else 0.0,

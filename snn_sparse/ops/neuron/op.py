@@ -32,9 +32,10 @@ from snn_sparse.specs import MAX_TIMESTEPS, NORMS, NeuronSpec
 Tensor = torch.Tensor
 _TENSORS = "Tensor y, " + ", ".join(f"Tensor? {name}" for name in Tensors._fields[1:])
 _NUMBERS = (
-    "SymInt steps, SymInt images, bool constant, int kind, float tau, bool decay_input, float v_threshold, "
-    "float v_reset, bool hard_reset, bool detach_reset, int surrogate, float alpha, bool frozen, bool frozen_r, "
-    "float eps, float eps_r, bool pool, int format, int format_r, int format_out"
+    "SymInt steps, SymInt images, bool constant, int kind, float tau, bool decay_input, float decay, "
+    "float v_threshold, float fires_at, float v_reset, bool hard_reset, float late, bool detach_reset, int surrogate, "
+    "float peak, float slope, bool frozen, bool frozen_r, float eps, float eps_r, bool pool, "
+    "int format, int format_r, int format_out"
 )
 _COUNT, _SETTINGS = len(Tensors._fields), len(Settings._fields)
 # Returns spikes, their bits, the final potential, and mean, spread, mean_r, spread_r of the batch where `batch` and
@@ -187,7 +188,7 @@ def neuron_sequence(
         norm: batch norm of ``y``; moves its running statistics.
         residual: ``[T, N, C, H, W]``, or packed spikes, added after ``norm``.
         norm_residual: batch norm of a dense ``residual``.
-        rate: ``1 / tau`` of the parametric neuron, one entry.
+        rate: ``1 / tau`` of the parametric neuron, or the learnt decay of the leaky one; one entry.
         v: membrane potential ``[N, C, H, W]`` before the first step.
         pool: whether a 2x2 max-pool of stride 2 follows.
         packed: whether spikes are wanted at one bit each, where Triton kernels run.
@@ -234,7 +235,8 @@ def neuron_sequence(
         None if rate is None else rate.to(exact_dtype(y.dtype)),
         None if v is None else ordered(v, format_of(v)),
     )
-    s = Settings.of(spec, timesteps, images, constant, norm, norm_residual, pool, (memory_format, format_r, out_format))
+    formats, digits = (memory_format, format_r, out_format), 53 if y.dtype == torch.float64 else 24
+    s = Settings.of(spec, timesteps, images, constant, norm, norm_residual, pool, formats, digits)
     packs = packed and chosen == "triton"
     spikes, words, last, *found = torch.ops.snn_sparse.neuron(*t, *s, packs, final_v, batch, batch_r)
     values = images * math.prod(_map_sizes(y, memory_format)[1:])

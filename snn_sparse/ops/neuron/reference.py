@@ -18,8 +18,8 @@ def charge(v: Tensor, x: Tensor, spec: NeuronSpec, rate: Tensor | None) -> Tenso
     """Membrane potential h before firing, from the potential ``v`` and the input ``x`` of one step.
 
     LIF: ``h = v + (x - (v - v_rest)) / tau``; with ``decay_input=False`` the input is added undivided. Parametric LIF
-    multiplies by ``rate`` instead. IF: ``h = v + x``. Leaky: ``h = decay * v + x``, where a late reset still subtracts the
-    threshold if ``v``, which is the potential before the reset then, has fired.
+    multiplies by ``rate`` instead. IF: ``h = v + x``. Leaky: ``h = decay * v + x``, where a late reset still
+    subtracts the threshold if ``v``, which is the potential before the reset then, has fired.
     """
     if spec.kind == "if":
         return v + x
@@ -53,8 +53,8 @@ def plain_neuron(
     Args:
         x: input current ``[T, N, ...]``, floating point.
         spec: the neuron.
-        rate: ``1 / tau`` of the parametric neuron (Fang et al., ICCV 2021), or the learnt decay of the leaky one, a tensor
-            with one entry.
+        rate: ``1 / tau`` of the parametric neuron (Fang et al., ICCV 2021), or the learnt decay of the leaky one, a
+            tensor with one entry.
         v: membrane potential ``[N, ...]`` before the first step; ``spec.v_rest`` if left out.
 
     Returns:
@@ -95,7 +95,7 @@ def plain_potentials(
 def check_rate(spec: NeuronSpec, rate: Tensor | None) -> None:
     """Raise a ValueError unless ``rate`` has one entry: given for plif, at will for leaky, and for no other."""
     given = isinstance(rate, torch.Tensor) and rate.numel() == 1
-    if (spec.kind != "leaky" and (spec.kind == "plif") != given) or (spec.kind == "leaky" and not (given or rate is None)):
+    if not {"plif": given, "leaky": given or rate is None}.get(spec.kind, rate is None):
         raise ValueError("rate must be a tensor with one entry for plif (leaky: if learnt), and None for other neurons")
 
 
@@ -119,7 +119,7 @@ def plain_stage(
         norm: batch norm of ``y``.
         residual: ``[T, N, C, H, W]``, added after ``norm``.
         norm_residual: batch norm of ``residual``.
-        rate: ``1 / tau`` of the parametric neuron.
+        rate: ``1 / tau`` of the parametric neuron, or the learnt decay of the leaky one.
         v: membrane potential ``[N, C, H, W]`` before the first step.
         pool: whether a 2x2 max-pool of stride 2 follows.
 

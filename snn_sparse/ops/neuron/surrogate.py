@@ -75,7 +75,7 @@ class Surrogate(ABC):
         """Integrate :meth:`curve` from 0 to ``z``."""
 
     def spike(self, u: torch.Tensor, strict: bool = False) -> torch.Tensor:
-        """1 where ``u >= 0`` (``strict``: where ``u > 0``), else 0, typed like ``u``; its gradient is :meth:`gradient`."""
+        """1 where ``u >= 0`` (``strict``: ``u > 0``), else 0, typed like ``u``; its gradient is :meth:`gradient`."""
         return _Spike.apply(u, self, strict)
 
     def gradient(self, u: torch.Tensor) -> torch.Tensor:

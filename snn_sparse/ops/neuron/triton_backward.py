@@ -18,7 +18,7 @@ import triton.language as tl
 from snn_sparse.ops.neuron.call import Settings, Tensors
 from snn_sparse.ops.neuron.triton_branch import NONE, PER_STEP, hold, load_tile_or
 from snn_sparse.ops.neuron.triton_inputs import Inputs, is_batch
-from snn_sparse.ops.neuron.triton_math import decay_rate, reset
+from snn_sparse.ops.neuron.triton_math import neuron_numbers, reset
 from snn_sparse.ops.neuron.triton_reverse import choose, put, reverse_step, segment, store_gradient, store_sums, zeros
 from snn_sparse.ops.neuron.triton_sums import NormGradients, finish_sums
 from snn_sparse.ops.spikes import empty, ordered
@@ -37,18 +37,16 @@ _VALUES_KEPT = {2: 48, 4: 28}  # by bytes of a stored value
 def _backward_kernel(
     grad, grad_v, y, mean, spread, weight, bias, eps, residual, mean_r, spread_r, weight_r, bias_r, eps_r, rate, v_init,
     mean_dx, slope, mean_dx_r, slope_r, dy, dresidual, dv, partials, rate_partials,
-    tau, v_threshold, v_reset, alpha,
+    tau, decay, v_threshold, fires_at, v_reset, late, peak, slope_u,
     steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks, tiles, programs,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
-    DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
+    DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
     STEPS: tl.constexpr, SEGMENTS: tl.constexpr, EXACT: tl.constexpr, SLOTS: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):
     program, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    numbers = (
-        decay_rate(tl.cast(tau, tl.float32), rate, KIND),
-        tl.cast(v_threshold, tl.float32), tl.cast(v_reset, tl.float32), tl.cast(alpha, tl.float32),
-    )
+    numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
+    surrogate = (tl.cast(peak, tl.float32), tl.cast(slope_u, tl.float32))
     main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
     gradients = (grad, dy, dresidual, (mean_dx, slope), (mean_dx_r, slope_r))
     nothing = tl.zeros([ROWS, 4 if POOL else 1, LANES], tl.float32)
@@ -61,13 +59,13 @@ def _backward_kernel(
         )
         at = place[2].to(tl.int64) * channels * pixels + place[5]
         branches = (main, other, hold(main, other, place, mask, NORM, CONSTANT, NORM_R))
-        v = load_tile_or(v_init, at, mask, nothing + numbers[2])
+        v = load_tile_or(v_init, at, mask, nothing + numbers[3])
         dv_after = load_tile_or(grad_v, at, mask, nothing)
         starts = zeros(v, SEGMENTS)
         for seg in range(SEGMENTS - 1):
             _, v = segment(
                 v, seg, branches, place, mask, steps, numbers,
-                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, HARD_RESET, STEPS, EXACT, CHANNELS_LAST,
+                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, CHANNELS_LAST,
             )
             starts = put(starts, seg + 1, v, SEGMENTS)
         totals = (totals[0], totals[1], totals[2], totals[3], nothing)
@@ -76,14 +74,14 @@ def _backward_kernel(
             v = choose(starts, seg, SEGMENTS)
             hs, _ = segment(
                 v, seg, branches, place, mask, steps, numbers,
-                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, HARD_RESET, STEPS, EXACT, CHANNELS_LAST,
+                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, CHANNELS_LAST,
             )
             for k in tl.static_range(STEPS - 1, -1, -1):
-                before = v if k == 0 else reset(hs[k - 1], numbers[1], numbers[2], HARD_RESET)
+                before = v if k == 0 else reset(hs[k - 1], numbers, RESET)
                 dv_after, totals = reverse_step(
                     seg, k, hs[k], before, dv_after, totals, branches, gradients, place, position, mask, has_output,
-                    steps, outputs, numbers,
-                    NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, HARD_RESET, DETACH_RESET, SURROGATE,
+                    steps, outputs, numbers, surrogate,
+                    NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, DETACH_RESET, SURROGATE,
                     STEPS, EXACT, SLOTS, POOL, CHANNELS_LAST, rate_partials is not None,
                 )
         if CONSTANT:
@@ -127,7 +125,8 @@ def backward(
         "grad": None if grad is None else ordered(grad, memory_format),
         "grad_v": None if grad_v is None else ordered(grad_v, memory_format),
         **dict.fromkeys(("mean_dx", "slope", "mean_dx_r", "slope_r")),
-        "alpha": float(s.alpha),
+        "peak": float(s.peak),
+        "slope_u": float(s.slope),
         "DETACH_RESET": s.detach_reset,
         "SURROGATE": s.surrogate,
         **inputs.arguments(),

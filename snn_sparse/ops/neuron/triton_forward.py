@@ -13,7 +13,7 @@ import triton.language as tl
 from snn_sparse.ops.neuron.call import Settings, Tensors
 from snn_sparse.ops.neuron.triton_branch import hold, load_input, load_tile
 from snn_sparse.ops.neuron.triton_inputs import Inputs
-from snn_sparse.ops.neuron.triton_math import charge, decay_rate, readable_step, reset, step_exists
+from snn_sparse.ops.neuron.triton_math import charge, neuron_numbers, readable_step, reset, step_exists
 from snn_sparse.ops.spikes import empty, packed_shape
 from snn_sparse.ops.spikes.triton_bits import store_spikes
 from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
@@ -27,10 +27,10 @@ _FEW_STEPS, _MANY_REGISTERS = 5, 96  # beyond so many unrolled steps the assembl
 @triton.jit(do_not_specialize=(*UNSPECIALIZED, "steps"))
 def _forward_kernel(
     y, mean, spread, weight, bias, eps, residual, mean_r, spread_r, weight_r, bias_r, eps_r,
-    rate, v_init, spikes, v_final, tau, v_threshold, v_reset,
+    rate, v_init, spikes, v_final, tau, decay, v_threshold, fires_at, v_reset, late,
     steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
-    DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, BITS: tl.constexpr, STEPS: tl.constexpr,
+    DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, BITS: tl.constexpr, STEPS: tl.constexpr,
     SEGMENTS: tl.constexpr, EXACT: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):
@@ -40,11 +40,10 @@ def _forward_kernel(
     )
     first_image, within = place[2], place[5]
     start = first_image.to(tl.int64) * channels * pixels
-    tau, v_threshold, v_reset = tl.cast(tau, tl.float32), tl.cast(v_threshold, tl.float32), tl.cast(v_reset, tl.float32)
-    decay = decay_rate(tau, rate, KIND)
+    numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
     main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
     held = hold(main, other, place, mask, NORM, CONSTANT, NORM_R)
-    v = tl.zeros([ROWS, 4 if POOL else 1, LANES], tl.float32) + v_reset
+    v = tl.zeros([ROWS, 4 if POOL else 1, LANES], tl.float32) + numbers[3]
     if v_init is not None:
         v = load_tile(v_init + start, within, mask)
     for seg in range(SEGMENTS):
@@ -54,9 +53,9 @@ def _forward_kernel(
             x, _, _, _, _ = load_input(
                 main, other, held, t, place, mask & live, NORM, CONSTANT, NORM_R, BITS_R, CHANNELS_LAST
             )
-            h = charge(v, x, v_reset, decay, KIND, DECAY_INPUT)
-            v = tl.where(live, reset(h, v_threshold, v_reset, HARD_RESET), v)
-            fired = tl.max((h >= v_threshold).to(tl.int32), axis=1, keep_dims=True)
+            h = charge(v, x, numbers, KIND, DECAY_INPUT, RESET)
+            v = tl.where(live, reset(h, numbers, RESET), v)
+            fired = tl.max((h >= numbers[2]).to(tl.int32), axis=1, keep_dims=True)
             store_spikes(
                 fired, spikes, t, place, position, has_output, live, outputs, rows_per_image,
                 BITS, ROWS, LANES, CHANNELS_LAST,

@@ -7,6 +7,7 @@ import torch
 
 from snn_sparse.ops.backend import TRITON_DTYPES
 from snn_sparse.ops.neuron.call import DIFFERENTIABLE, Settings, Tensors, norm_code, spikes_shape
+from snn_sparse.ops.neuron.triton_math import HARD, LATE, SOFT
 from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat, is_channels_last, ordered, packed_shape
 from snn_sparse.specs import MAX_TIMESTEPS, NEURONS, NORMS
 
@@ -37,8 +38,7 @@ class Inputs:
             raise ValueError(f"y must be [{steps} or 1, N, C, H, W], got {tuple(t.y.shape)}")
         if t.v is not None and t.v.shape != t.y.shape[1:]:
             raise ValueError(f"v must be {tuple(t.y.shape[1:])}, got {tuple(t.v.shape)}")
-        if (self.s.kind == NEURONS["plif"]) != (t.rate is not None and t.rate.numel() == 1):
-            raise ValueError("rate must be a tensor with one entry for plif, and None for other neurons")
+        check_numbers(self.s, t.rate)
         for name, x in (("y", t.y), ("residual", t.residual), ("v", t.v)):
             if x is not None and x.dtype not in TRITON_DTYPES:
                 raise TypeError(f"{name} must be float32, float16 or bfloat16, got {x.dtype}")
@@ -149,15 +149,27 @@ class Inputs:
 _CHANNELS = ("mean", "spread", "weight", "bias", "mean_r", "spread_r", "weight_r", "bias_r")
 
 
+def check_numbers(s: Settings, rate: torch.Tensor | None) -> None:
+    """Raise a ValueError for a ``rate`` or a late reset that does not go with the kind of neuron."""
+    given = rate is not None and rate.numel() == 1
+    if not {NEURONS["plif"]: given, NEURONS["leaky"]: given or rate is None}.get(s.kind, rate is None):
+        raise ValueError("rate must be a tensor with one entry for plif (leaky: if learnt), and None for other neurons")
+    if s.late and not (s.kind == NEURONS["leaky"] and s.detach_reset and not s.hard_reset):
+        raise ValueError("late must be 0 but for a leaky neuron with a soft, detached reset")
+
+
 def neuron_arguments(s: Settings) -> dict[str, Any]:
     """Arguments of every kernel with a neuron in it."""
     return {
         "tau": float(s.tau),
+        "decay": float(s.decay),
         "v_threshold": float(s.v_threshold),
+        "fires_at": float(s.fires_at),
         "v_reset": float(s.v_reset),
+        "late": float(s.late),
         "KIND": s.kind,
         "DECAY_INPUT": s.decay_input,
-        "HARD_RESET": s.hard_reset,
+        "RESET": HARD.value if s.hard_reset else LATE.value if s.late else SOFT.value,
     }
 
 

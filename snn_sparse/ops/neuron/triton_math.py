@@ -9,13 +9,17 @@ off), so that a spike that backward recomputes is the spike that forward fired. 
 import triton
 import triton.language as tl
 
-from snn_sparse.specs import NEURONS, SURROGATES
+from snn_sparse.specs import NEURONS, SHAPES
 
-PLIF = tl.constexpr(NEURONS["plif"])
 IF = tl.constexpr(NEURONS["if"])
-ATAN = tl.constexpr(SURROGATES["atan"])
-SIGMOID = tl.constexpr(SURROGATES["sigmoid"])
-PIECEWISE_QUADRATIC = tl.constexpr(SURROGATES["piecewise_quadratic"])
+LEAKY = tl.constexpr(NEURONS["leaky"])
+ATAN = tl.constexpr(SHAPES["atan"])
+LOGISTIC = tl.constexpr(SHAPES["logistic"])
+TRIANGLE = tl.constexpr(SHAPES["triangle"])
+RECTANGLE = tl.constexpr(SHAPES["rectangle"])
+FAST_SIGMOID = tl.constexpr(SHAPES["fast_sigmoid"])
+# Resets: to v_reset, by v_threshold, or by `late` at the next charge.
+HARD, SOFT, LATE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
@@ -31,16 +35,33 @@ def readable_step(t, steps, EXACT: tl.constexpr):
 
 
 @triton.jit
-def decay_rate(tau, rate, KIND: tl.constexpr):
-    """1 / tau: divided once a program, so that no step divides; of the parametric neuron it is learnt and loaded."""
-    return tl.load(rate).to(tl.float32) if KIND == PLIF else tl.div_rn(1.0, tau)
+def neuron_numbers(numbers, rate, KIND: tl.constexpr):
+    """What the functions below take as ``numbers``, in float32, from those of ``triton_inputs.neuron_arguments``.
+
+    The first is the decay: 1 / tau, divided once a program, so that no step divides, or the factor of the leaky neuron;
+    where it is learnt, it is loaded.
+    """
+    tau, decay, v_threshold, fires_at, v_reset, late = numbers
+    if rate is not None:
+        decay = tl.load(rate).to(tl.float32)
+    elif KIND == LEAKY:
+        decay = tl.cast(decay, tl.float32)
+    else:
+        decay = tl.div_rn(1.0, tl.cast(tau, tl.float32))
+    v_threshold, fires_at = tl.cast(v_threshold, tl.float32), tl.cast(fires_at, tl.float32)
+    return decay, v_threshold, fires_at, tl.cast(v_reset, tl.float32), tl.cast(late, tl.float32)
 
 
 @triton.jit
-def charge(v, x, v_rest, decay, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
+def charge(v, x, numbers, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr, RESET: tl.constexpr):
     """Membrane potential h before firing."""
+    decay, _, fires_at, v_rest, late = numbers
     if KIND == IF:
         h = v + x
+    elif KIND == LEAKY:
+        h = v * decay + x
+        if RESET == LATE:
+            h = h - tl.where(v >= fires_at, late, 0.0)
     elif DECAY_INPUT:
         h = tl.fma(x - (v - v_rest), decay, v)
     else:
@@ -49,39 +70,50 @@ def charge(v, x, v_rest, decay, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
 
 
 @triton.jit
-def reset(h, v_threshold, v_reset, HARD_RESET: tl.constexpr):
+def reset(h, numbers, RESET: tl.constexpr):
     """Membrane potential after firing; NaN never spikes."""
-    after = v_reset if HARD_RESET else h - v_threshold
-    return tl.where(h >= v_threshold, after, h)
+    _, v_threshold, fires_at, v_reset, _ = numbers
+    if RESET == HARD:
+        h = tl.where(h >= fires_at, v_reset, h)
+    elif RESET == SOFT:
+        h = tl.where(h >= fires_at, h - v_threshold, h)
+    return h
 
 
 @triton.jit
-def surrogate_gradient(u, alpha, SURROGATE: tl.constexpr):
-    """Surrogate of ds/dh at u = h - v_threshold."""
+def surrogate_gradient(u, surrogate, SURROGATE: tl.constexpr):
+    """Surrogate of ds/dh at u = h - v_threshold; ``surrogate``: its height and the factor on u."""
+    peak, slope = surrogate
+    z = slope * u
     if SURROGATE == ATAN:
-        z = (1.5707963267948966 * alpha) * u
-        ds = (0.5 * alpha) / tl.fma(z, z, 1.0)
-    elif SURROGATE == SIGMOID:  # in exp(-|z|), so that nothing overflows
-        e = tl.exp(-tl.abs(alpha * u))
-        ds = alpha * e / ((1.0 + e) * (1.0 + e))
-    elif SURROGATE == PIECEWISE_QUADRATIC:
-        ds = tl.maximum(alpha - (alpha * alpha) * tl.abs(u), 0.0)
+        ds = peak / tl.fma(z, z, 1.0)
+    elif SURROGATE == LOGISTIC:  # in exp(-|z|), so that nothing overflows
+        e = tl.exp(-tl.abs(z))
+        ds = (4.0 * peak) * e / ((1.0 + e) * (1.0 + e))
+    elif SURROGATE == TRIANGLE:
+        ds = tl.maximum(peak - (peak * slope) * tl.abs(u), 0.0)
+    elif SURROGATE == RECTANGLE:
+        ds = tl.where(tl.abs(z) < 0.5, peak, 0.0)
+    elif SURROGATE == FAST_SIGMOID:
+        d = 1.0 + tl.abs(z)
+        ds = peak / (d * d)
     else:
-        ds = alpha * tl.maximum(1.0 - tl.abs(u), 0.0)
+        ds = peak * tl.exp(-(z * z))
     return ds
 
 
 # fmt: off
 @triton.jit
 def potential_gradient(
-    h, grad_spike, grad_v, v_threshold, v_reset, alpha,
-    HARD_RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
+    h, grad_spike, grad_v, numbers, surrogate,
+    RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
 ):
-    """dL/dh, from the gradients of the spike and of the potential behind the reset."""
+    """dL/dh, from the gradients of the spike and of the potential behind the reset; a late reset is detached."""
     # fmt: on
-    ds = surrogate_gradient(h - v_threshold, alpha, SURROGATE)
-    if HARD_RESET:
-        direct = tl.where(h >= v_threshold, 0.0, grad_v)
+    _, v_threshold, fires_at, v_reset, _ = numbers
+    ds = surrogate_gradient(h - v_threshold, surrogate, SURROGATE)
+    if RESET == HARD:
+        direct = tl.where(h >= fires_at, 0.0, grad_v)
         through_spike = v_reset - h
     else:
         direct = grad_v
@@ -96,6 +128,8 @@ def charge_gradient(dh, decay, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
     """Gradients of the input and of the potential before the step."""
     if KIND == IF:
         dx, dv = dh, dh
+    elif KIND == LEAKY:
+        dx, dv = dh, dh * decay
     else:
         leaked = dh * decay
         dx, dv = leaked if DECAY_INPUT else dh, dh - leaked
@@ -103,7 +137,12 @@ def charge_gradient(dh, decay, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
 
 
 @triton.jit
-def decay_gradient(dh, x, v, v_rest, DECAY_INPUT: tl.constexpr):
-    """Gradient of 1 / tau, given the input and the potential before the step."""
-    leak = v - v_rest
-    return dh * (x - leak) if DECAY_INPUT else -dh * leak
+def decay_gradient(dh, x, v, v_rest, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
+    """Gradient of the learnt 1 / tau or decay, given the input and the potential before the step."""
+    if KIND == LEAKY:
+        grad = dh * v
+    elif DECAY_INPUT:
+        grad = dh * (x - (v - v_rest))
+    else:
+        grad = -dh * (v - v_rest)
+    return grad

@@ -23,12 +23,11 @@ from snn_sparse.ops.spikes.triton_tiles import offsets
 def segment(
     v, seg, branches, place, mask, steps, numbers,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
-    DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, STEPS: tl.constexpr, EXACT: tl.constexpr,
+    DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, STEPS: tl.constexpr, EXACT: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):
     """h of a segment's steps by the instructions of the forward kernel (finite beyond the last step), and v behind."""
     main, other, held = branches
-    decay, v_threshold, v_reset, _ = numbers
     hs = ()
     for k in tl.static_range(STEPS):
         t = seg * STEPS + k
@@ -36,8 +35,8 @@ def segment(
         x, _, _, _, _ = load_input(
             main, other, held, t, place, mask & live, NORM, CONSTANT, NORM_R, BITS_R, CHANNELS_LAST
         )
-        h = charge(v, x, v_reset, decay, KIND, DECAY_INPUT)
-        v = reset(h, v_threshold, v_reset, HARD_RESET)
+        h = charge(v, x, numbers, KIND, DECAY_INPUT, RESET)
+        v = reset(h, numbers, RESET)
         hs = hs + (h,)
     return hs, v
 
@@ -85,7 +84,7 @@ def zeros(nothing, LENGTH: tl.constexpr):
 
 @triton.jit
 def load_spike_gradient(
-    grad, t, h, place, position, mask, outputs, v_threshold, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr
+    grad, t, h, place, position, mask, outputs, fires_at, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr
 ):
     """Gradient of the unpooled spikes; that of a window's maximum goes to the first pixel that fired, or the first."""
     value = tl.zeros_like(h)
@@ -95,7 +94,7 @@ def load_spike_gradient(
         value = load_tile(grad + start, offsets(image, position, channel, outputs, channels, CHANNELS_LAST), mask)
         if POOL:
             window = tl.arange(0, 4)[None, :, None]
-            first = tl.min(tl.where(h >= v_threshold, window, 4), axis=1, keep_dims=True)
+            first = tl.min(tl.where(h >= fires_at, window, 4), axis=1, keep_dims=True)
             value = tl.where(window == first % 4, value, 0.0)
     return value
 
@@ -113,16 +112,15 @@ def store_gradient(pointer, dx, data, affine, sums, t, place, mask, NORM: tl.con
 @triton.jit
 def reverse_step(
     seg, k: tl.constexpr, h, before, dv_after, totals, branches, gradients, place, position, mask, has_output, steps,
-    outputs, numbers,
+    outputs, numbers, surrogate,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
-    DECAY_INPUT: tl.constexpr, HARD_RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
+    DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
     STEPS: tl.constexpr, EXACT: tl.constexpr, SLOTS: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     RATE: tl.constexpr,
 ):
     """One step backwards: dL/dv before it, and the totals with this step added; stores gradients."""
     main, other, held = branches
     grad, dy, dresidual, sums, sums_r = gradients
-    decay, v_threshold, v_reset, alpha = numbers
     total, total_y, total_r, total_rate, dx_static = totals
     t = seg * STEPS + k
     live, t = step_exists(t, steps, EXACT), readable_step(t, steps, EXACT)
@@ -130,10 +128,10 @@ def reverse_step(
         main, other, held, t, place, mask & live, NORM, CONSTANT, NORM_R, BITS_R, CHANNELS_LAST
     )
     dspike = load_spike_gradient(
-        grad, t, h, place, position, has_output & live, outputs, v_threshold, POOL, CHANNELS_LAST
+        grad, t, h, place, position, has_output & live, outputs, numbers[2], POOL, CHANNELS_LAST
     )
-    dh = potential_gradient(h, dspike, dv_after, v_threshold, v_reset, alpha, HARD_RESET, DETACH_RESET, SURROGATE)
-    dx, dv_before = charge_gradient(dh, decay, KIND, DECAY_INPUT)
+    dh = potential_gradient(h, dspike, dv_after, numbers, surrogate, RESET, DETACH_RESET, SURROGATE)
+    dx, dv_before = charge_gradient(dh, numbers[0], KIND, DECAY_INPUT)
     dx = tl.where(live, dx, 0.0)
     total = add(total, seg, k, dx, STEPS, SLOTS)
     if NORM != NONE:
@@ -141,7 +139,7 @@ def reverse_step(
     if NORM_R != NONE:
         total_r = add(total_r, seg, k, dx * (r - affine_r[0]), STEPS, SLOTS)
     if RATE:
-        total_rate += tl.where(live, decay_gradient(dh, x, before, v_reset, DECAY_INPUT), 0.0)
+        total_rate += tl.where(live, decay_gradient(dh, x, before, numbers[3], KIND, DECAY_INPUT), 0.0)
     if CONSTANT:
         dx_static += dx
     else:
