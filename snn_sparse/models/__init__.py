@@ -33,7 +33,7 @@ def build_model(
         num_classes: K.
         in_channels: channels of the input.
         timesteps: T of a constant image.
-        neuron: ``lif``, ``if``, ``plif``, or ``relu`` (the conventional network of the same shape).
+        neuron: ``lif``, ``if``, ``plif``, ``leaky``, or ``relu`` (the conventional network of the same shape).
         neuron_options: arguments of the neuron, such as ``{"tau": 2.0, "surrogate": "sigmoid"}``.
         bn_statistics: ``per_step`` (published) or ``pooled``.
 

@@ -19,8 +19,8 @@ class Neuron(nn.Module):
         decay_input: whether the input decays too.
         v_threshold: the neuron spikes where its membrane potential reaches this.
         v_reset: potential after a spike, or ``None``: ``v_threshold`` is subtracted (soft reset).
-        surrogate: a name (``atan``, ``sigmoid``, ``piecewise_quadratic``, ``triangle``, ``rectangle``, ``fast_sigmoid``,
-            ``erf``) or an ``ops.Surrogate``.
+        surrogate: a name (``atan``, ``sigmoid``, ``piecewise_quadratic``, ``triangle``, ``rectangle``,
+            ``fast_sigmoid``, ``erf``) or an ``ops.Surrogate``.
         detach_reset: whether the backward pass leaves out the path through the reset.
         strict: whether a potential on the threshold does not spike.
         **leaky: ``decay`` and ``late_reset`` of the leaky neuron, as :class:`snn_sparse.NeuronSpec`.
