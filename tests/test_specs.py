@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from snn_sparse import specs
@@ -51,6 +52,16 @@ def test_every_surrogate_has_a_code():
     assert set(SURROGATES) == set(specs.SURROGATES)
 
 
+@pytest.mark.parametrize(("digits", "dtype"), [(24, "float32"), (53, "float64")])
+def test_the_least_potential_that_spikes(digits, dtype):
+    """It is the threshold in the dtype of computation, or the number next to it."""
+    rng, real = np.random.default_rng(), getattr(np, dtype)
+    for x in [*rng.normal(size=500) * 10.0 ** rng.integers(-46, 36, 500), 0.0, 0.5, -0.5, 1.0, -1.0, 1 - 2.0**-30]:
+        assert NeuronSpec(v_threshold=float(x)).fires_at(digits) == real(x)
+        strict = NeuronSpec(v_threshold=float(x), strict=True).fires_at(digits)
+        assert strict == np.nextafter(real(x), real(np.inf))
+
+
 def test_needs_no_torch():
     code = "import sys, runpy; sys.modules['torch'] = None; runpy.run_path(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, specs.__file__], check=True)
@@ -71,6 +82,15 @@ def test_needs_no_torch():
         ({"alpha": -1.0}, "alpha .*-1"),
         ({"alpha": float("inf")}, "alpha .*inf"),
         ({"alpha": float("nan")}, "alpha .*nan"),
+        ({"height": 0.0}, "height .*0.0"),
+        ({"height": float("nan")}, "height .*nan"),
+        ({"decay": float("inf")}, "decay .*inf"),
+        ({"late_reset": True}, "late_reset needs kind leaky"),
+        ({"kind": "leaky", "late_reset": True}, "late_reset needs .* v_reset None"),
+        (
+            {"kind": "leaky", "v_reset": None, "detach_reset": False, "late_reset": True},
+            "late_reset .* detach_reset True",
+        ),
         ({"v_threshold": float("inf")}, "v_threshold .*inf"),
         ({"v_threshold": float("nan")}, "v_threshold .*nan"),
         ({"v_reset": float("-inf")}, "v_reset .*inf"),

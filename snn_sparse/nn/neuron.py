@@ -172,7 +172,8 @@ class Leaky(Neuron):
 
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""
-        return f"beta={float(self.beta):g}, late_reset={self.spec.late_reset}, {super().extra_repr()}"
+        beta = self.beta.item() if isinstance(self.beta, torch.Tensor) else self.beta
+        return f"beta={beta:g}, late_reset={self.spec.late_reset}, {super().extra_repr()}"
 
 
 NEURONS: dict[str, type[nn.Module]] = {

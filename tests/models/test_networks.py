@@ -114,7 +114,7 @@ def test_larger_images_are_averaged():
     assert model(torch.randn(2, 1, 19, 16)).shape == (2, 2, 4)
 
 
-@pytest.mark.parametrize("neuron", ["lif", "if", "plif", "relu"])
+@pytest.mark.parametrize("neuron", ["lif", "if", "plif", "leaky", "relu"])
 @pytest.mark.parametrize("statistics", ["per_step", "pooled"])
 def test_neurons_and_statistics_train(neuron, statistics):
     options = {} if neuron == "relu" else {"v_reset": None, "surrogate": ss.ops.Sigmoid(3.0), "detach_reset": False}

@@ -13,8 +13,12 @@ GRADIENTS = {
     "sigmoid": lambda u, a: a * torch.sigmoid(a * u) * (1 - torch.sigmoid(a * u)),
     "piecewise_quadratic": lambda u, a: (a - a**2 * u.abs()).clamp_min(0),
     "triangle": lambda u, a: a * (1 - u.abs()).clamp_min(0),
+    "rectangle": lambda u, a: a * (u.abs() < 0.5 / a).to(u),
+    "fast_sigmoid": lambda u, a: (1 + a * u.abs()) ** -2,
+    "erf": lambda u, a: a / torch.pi**0.5 * torch.exp(-((a * u) ** 2)),
 }
 DEFAULTS = {"atan": 2.0, "sigmoid": 4.0, "piecewise_quadratic": 1.0, "triangle": 1.0}
+DEFAULTS |= {"rectangle": 1.0, "fast_sigmoid": 25.0, "erf": 2.0}
 
 
 def gradient(neuron):
@@ -35,6 +39,16 @@ def test_records_names_and_steepness(kind, alpha, fused):
         u, found = gradient((ss.fuse(network) if fused else network).features[2])
         torch.testing.assert_close(found, GRADIENTS[kind](u, alpha or DEFAULTS[kind]))
     assert model.config["neuron_options"]["surrogate"] == {"kind": kind, "alpha": alpha or DEFAULTS[kind]}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_a_height_of_its_own(kind, fused):
+    options = {"surrogate": {"kind": kind, "height": 0.4}}
+    model = ss.build_model("vgg_small", 4, 1, 1, neuron="if", neuron_options=options)
+    u, found = gradient((ss.fuse(model) if fused else model).features[2])
+    a = DEFAULTS[kind]
+    torch.testing.assert_close(found, GRADIENTS[kind](u, a) * 0.4 / GRADIENTS[kind](torch.zeros(()).double(), a))
 
 
 @pytest.mark.parametrize("kind", GRADIENTS)

@@ -22,6 +22,7 @@ class Case:
     shift: bool = False
     residual: str | None = None  # None | plain | per_step | pooled
     neuron: NeuronSpec = field(default_factory=NeuronSpec)
+    learnt: bool = False  # the decay of a leaky neuron
     v: bool = False
     grad_v: bool = False
     pool: bool = False
@@ -57,7 +58,7 @@ def make_inputs(case):
     if case.residual:
         inputs["residual"] = draw(t, n, c, h, w).requires_grad_()
         inputs["norm_residual"] = make_norm(case.residual, case, t if case.residual == "per_step" else 1, g)
-    if case.neuron.kind == "plif":
+    if case.neuron.kind == "plif" or (case.neuron.kind == "leaky" and case.learnt):
         inputs["rate"] = torch.tensor(0.4, dtype=case.dtype).requires_grad_()
     if case.v:
         inputs["v"] = (0.5 * draw(n, c, h, w)).requires_grad_()

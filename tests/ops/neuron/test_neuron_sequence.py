@@ -12,6 +12,7 @@ import cpp_case
 from neuron_cases import assert_near, norm_of, twin_of
 
 from snn_sparse.ops import Norm, Packed, neuron_sequence, plain_neuron, plain_stage
+from snn_sparse.ops.neuron.call import Settings, Tensors
 from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat, convert, format_of, ordered, plain_pack
 from snn_sparse.specs import BatchNormSpec, NeuronSpec
 
@@ -197,6 +198,7 @@ REFUSED = [
     (ValueError, "rate must be", {"spec": NeuronSpec("plif")}),
     (ValueError, "rate must be", {"spec": NeuronSpec("plif"), "rate": 0.5}),
     (ValueError, "rate must be", {"spec": NeuronSpec("plif"), "rate": torch.zeros(2)}),
+    (ValueError, "rate must be", {"spec": NeuronSpec("leaky"), "rate": torch.zeros(2)}),
     (TypeError, "y must be", {"y": Y.int()}),
     (TypeError, "y must be", {"y": None}),
 ]
@@ -228,6 +230,28 @@ def affine(length, dtype=torch.float32):
 def test_the_operator_refuses_what_would_go_astray(match, call):
     with pytest.raises((RuntimeError, ValueError), match=match):
         neuron_sequence(Y, NeuronSpec(), T, **call)
+
+
+@pytest.mark.parametrize(
+    ("match", "numbers"),
+    [
+        ("kind must be in 0..3", {"kind": 4}),
+        ("rate goes with plif", {"kind": 1}),
+        ("decay must be finite", {"decay": float("nan")}),
+        ("fires_at must be finite", {"fires_at": float("inf")}),
+        ("late must be finite", {"late": float("nan")}),
+        ("late needs kind leaky", {"late": 1.0}),
+        ("late needs kind leaky", {"late": 1.0, "kind": 3}),  # with a hard reset
+        ("late needs kind leaky", {"late": 1.0, "kind": 3, "hard_reset": False, "detach_reset": False}),
+        ("surrogate must be in 0..5", {"surrogate": 6}),
+        ("peak must be positive", {"peak": 0.0}),
+        ("slope must be positive", {"slope": float("nan")}),
+    ],
+)
+def test_the_operator_refuses_numbers(match, numbers):
+    s = Settings.of(NeuronSpec(), T, SHAPE[0])._replace(**numbers)
+    with pytest.raises(RuntimeError, match=f"neuron: {match}"):
+        torch.ops.snn_sparse.neuron(*Tensors(Y), *s, False, False, 0, 0)
 
 
 def test_the_smallest_call():

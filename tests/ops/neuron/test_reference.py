@@ -10,27 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_sparse import ops
-from snn_sparse.nn import IF, LIF, ParametricLIF
+from snn_sparse.nn import IF, LIF, Leaky, ParametricLIF
 from snn_sparse.ops.neuron import reference
 from snn_sparse.ops.neuron.surrogate import surrogate_of
 from snn_sparse.specs import BatchNormSpec, NeuronSpec
 
-SURROGATES = [ops.ATan(2.0), ops.Sigmoid(4.0), ops.PiecewiseQuadratic(1.3), ops.Triangle(0.7)]
+SURROGATES = [ops.ATan(2.0), ops.Sigmoid(4.0), ops.PiecewiseQuadratic(1.3), ops.Rectangle(1.1), ops.Erf(1.4)]
+SURROGATES += [ops.FastSigmoid(3.0, 1.5), ops.Triangle(0.7), ops.ATan(3.0, 0.8)]
 
 
 def spikingjelly_surrogate(s):
     from spikingjelly.activation_based import surrogate
 
-    if isinstance(s, ops.Triangle):  # has no counterpart there: height alpha over |u| <= 1
-        return None
-    kind = {"atan": "ATan", "sigmoid": "Sigmoid", "piecewise_quadratic": "PiecewiseQuadratic"}[s.kind]
-    return getattr(surrogate, kind)(alpha=s.alpha)
+    kinds = {"atan": "ATan", "sigmoid": "Sigmoid", "piecewise_quadratic": "PiecewiseQuadratic"}
+    kinds |= {"rectangle": "Rect", "erf": "Erf", "fast_sigmoid": "SoftSign"}  # the last one is half alpha high
+    return getattr(surrogate, kinds[s.kind])(alpha=s.alpha)
 
 
 CASES = [
     case
     for case in itertools.product(
-        ["lif", "if", "plif"], [0.0, None, -0.2], [True, False], [True, False], SURROGATES[:3]
+        ["lif", "if", "plif"], [0.0, None, -0.2], [True, False], [True, False], SURROGATES[:6]
     )
     if case[0] != "if" or case[3]  # IF has no decay
 ]
@@ -64,20 +64,14 @@ def test_agrees_with_spikingjelly(kind, v_reset, detach, decay, surrogate):
     assert 0 < results[0][0].mean() < 1
 
 
-class Smooth(ops.Surrogate):
-    """A surrogate whose spike is its own primitive: the smooth path, differentiable everywhere."""
+class Smooth:
+    """Stands in for a surrogate: its spike is the primitive, so that the path is smooth."""
 
     def __init__(self, surrogate):
-        object.__setattr__(self, "inner", surrogate)
+        self.surrogate = surrogate
 
-    def spike(self, u):
-        return self.inner.primitive(u)
-
-    def gradient(self, u):
-        return self.inner.gradient(u)
-
-    def primitive(self, u):
-        return self.inner.primitive(u)
+    def spike(self, u, strict):
+        return self.surrogate.primitive(u)
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: s.kind)
@@ -86,6 +80,9 @@ def test_surrogate_is_the_derivative_of_its_primitive(surrogate):
     eps = 1e-6
     numeric = (surrogate.primitive(u + eps) - surrogate.primitive(u - eps)) / (2 * eps)
     torch.testing.assert_close(surrogate.gradient(u), numeric, rtol=1e-5, atol=1e-6)
+    assert surrogate.gradient(torch.zeros(())) == pytest.approx(surrogate.peak)
+    u[:20] = 0
+    assert torch.equal(surrogate.spike(u, strict=True), (u > 0).double())
     spikes = surrogate.spike(u.requires_grad_())
     assert torch.equal(spikes, (u >= 0).double())
     spikes.sum().backward()
@@ -94,21 +91,34 @@ def test_surrogate_is_the_derivative_of_its_primitive(surrogate):
 
 @pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: s.kind)
 @pytest.mark.parametrize("v_reset", [0.0, None, 0.3])
-@pytest.mark.parametrize("kind", ["lif", "lif undecayed", "if", "plif", "plif undecayed"])
+@pytest.mark.parametrize("kind", ["lif", "lif undecayed", "if", "plif", "plif undecayed", "leaky", "leaky learnt"])
 def test_backward_is_the_gradient_of_the_smooth_path(monkeypatch, kind, v_reset, surrogate):
     """Finite differences of the whole recurrence, the reset included, with the step replaced by its primitive."""
-    name, _, undecayed = kind.partition(" ")
-    spec = NeuronSpec(name, 1.6, not undecayed, 0.8, v_reset, False, surrogate.kind, surrogate.alpha)
+    name, _, how = kind.partition(" ")
+    shape = surrogate.kind, surrogate.alpha, surrogate.height
+    spec = NeuronSpec(name, 1.6, how != "undecayed", 0.8, v_reset, False, *shape, decay=0.7)
     assert surrogate_of(spec) == surrogate
+    check_smooth_path(monkeypatch, spec, name == "plif" or how == "learnt")
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES, ids=lambda s: s.kind)
+@pytest.mark.parametrize("learnt", [False, True])
+def test_backward_of_a_late_reset(monkeypatch, learnt, surrogate):
+    """The subtraction is a constant, wherever no potential is on the threshold."""
+    shape = {"surrogate": surrogate.kind, "alpha": surrogate.alpha, "height": surrogate.height}
+    spec = NeuronSpec("leaky", v_threshold=0.8, v_reset=None, decay=0.7, late_reset=True, **shape)
+    check_smooth_path(monkeypatch, spec, learnt)
+
+
+def check_smooth_path(monkeypatch, spec, learnt):
     monkeypatch.setattr(reference, "surrogate_of", lambda spec: Smooth(surrogate_of(spec)))
     x, v = (torch.randn(*s, 2, 3, dtype=torch.float64, requires_grad=True) for s in ((4,), ()))
     rate = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
-    inputs = (x, v, rate) if name == "plif" else (x, v)
 
     def run(x, v, rate=None):
         return ops.plain_neuron(x, spec, rate=rate, v=v)
 
-    assert torch.autograd.gradcheck(run, inputs, eps=1e-6, atol=1e-5, rtol=1e-4)
+    assert torch.autograd.gradcheck(run, (x, v, rate) if learnt else (x, v), eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
 def lif_by_hand(x, grad_spikes, tau, v_threshold, v_reset, surrogate):
@@ -142,7 +152,8 @@ def test_detached_lif_against_a_derivation_by_hand(timesteps, shape, tau, v_rese
     grad = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     spikes, expected = lif_by_hand(x, grad, tau, 1.0, v_reset, surrogate)
     x = x.transpose(-1, 0).contiguous().transpose(-1, 0).requires_grad_()  # non-contiguous
-    spec = NeuronSpec(tau=tau, v_reset=v_reset, surrogate=surrogate.kind, alpha=surrogate.alpha)
+    shape = {"surrogate": surrogate.kind, "alpha": surrogate.alpha, "height": surrogate.height}
+    spec = NeuronSpec(tau=tau, v_reset=v_reset, **shape)
     actual, _ = ops.plain_neuron(x, spec)
     assert torch.equal(actual, spikes)
     actual.backward(grad)
@@ -163,6 +174,7 @@ def test_constant_input_at_the_threshold_spikes():
     """tau = 1 forgets everything: the neuron spikes exactly where the input reaches the threshold."""
     x = torch.tensor([0.5, 1.0, 1.5]).expand(3, 3)
     assert torch.equal(LIF(tau=1.0)(x), (x >= 1).float())
+    assert torch.equal(LIF(tau=1.0, strict=True)(x), (x > 1).float())
 
 
 @pytest.mark.parametrize(
@@ -175,12 +187,17 @@ def test_constant_input_at_the_threshold_spikes():
         (lambda: IF(v_reset=float("nan")), "v_reset"),
         (lambda: IF(surrogate="heaviside"), "surrogate"),
         (lambda: ops.ATan(0.0), "alpha"),
+        (lambda: ops.Erf(1.0, -0.5), "height"),
+        (lambda: Leaky(1.1), "beta"),
+        (lambda: Leaky(None), "beta"),
+        (lambda: Leaky(late_reset=True, v_reset=0.0), "late_reset"),
         (lambda: LIF()(torch.zeros(0, 2)), "x must"),
         (lambda: LIF()(torch.zeros(3)), "x must"),
         (lambda: LIF()(torch.zeros(3, 2), torch.zeros(3)), "v must"),
         (lambda: ops.plain_neuron(torch.zeros(3, 2), NeuronSpec("plif"), rate=torch.zeros(2)), "rate must"),
         (lambda: ops.plain_neuron(torch.zeros(3, 2), NeuronSpec("plif")), "rate must"),
         (lambda: ops.plain_neuron(torch.zeros(3, 2), NeuronSpec(), rate=torch.zeros(1)), "rate must"),
+        (lambda: ops.plain_neuron(torch.zeros(3, 2), NeuronSpec("leaky"), rate=torch.zeros(2)), "rate must"),
     ],
 )
 def test_wrong_arguments(make, named):
@@ -201,8 +218,8 @@ def test_surrogates_by_name_and_record():
     for kind, surrogate in ops.SURROGATES.items():
         made = ops.as_surrogate(kind)
         assert made == surrogate()
-        other = surrogate(made.alpha + 0.5)
-        assert ops.as_surrogate(ops.surrogate_config(other)) == other == ops.as_surrogate(other)
+        for other in (surrogate(made.alpha + 0.5), surrogate(made.alpha, 0.3)):
+            assert ops.as_surrogate(ops.surrogate_config(other)) == other == ops.as_surrogate(other)
         assert surrogate_of(NeuronSpec(surrogate=kind, alpha=0.7)) == surrogate(0.7)
     with pytest.raises(ValueError, match=r"'step'.*atan"):
         ops.as_surrogate({"kind": "step"})
@@ -210,9 +227,10 @@ def test_surrogates_by_name_and_record():
         ops.as_surrogate({})
 
 
-@pytest.mark.parametrize("make", [LIF, IF, ParametricLIF])
+@pytest.mark.parametrize("make", [LIF, IF, ParametricLIF, Leaky])
 def test_a_layer_is_its_specification(make):
-    layer = make(v_threshold=0.8, v_reset=None, surrogate=ops.Triangle(0.7), detach_reset=False)
+    layer = make(v_threshold=0.8, v_reset=None, surrogate=ops.Triangle(0.7), detach_reset=False, strict=True)
+    assert layer.spec.strict
     x, v = torch.randn(5, 2, 3), torch.randn(2, 3)
     spikes, end = ops.plain_neuron(x, layer.spec, rate=layer.rate(), v=v)
     assert (layer.spec.surrogate, layer.spec.alpha, layer.spec.v_rest) == ("triangle", 0.7, 0.0)
