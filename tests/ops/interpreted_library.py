@@ -16,6 +16,7 @@ from snn_sparse.ops.neuron.call import DIFFERENTIABLE, Settings, Tensors
 from snn_sparse.ops.spikes import NCHW, NHWC, ordered, plain_pack, plain_unpack
 from snn_sparse.specs import BatchNormSpec, NeuronSpec
 
+LIF = NeuronSpec()
 OPS, CPU = torch.ops.snn_sparse, torch.device("cpu")
 T, SHAPE = 2, (2, 3, 4, 6)
 BLOCK = TileConfiguration(32, 32, 32)
@@ -37,7 +38,7 @@ def norm(channels=SHAPE[1], steps=T, frozen=False):
     )
 
 
-def neuron_arguments(memory_format, pool=False, residual=None, kind="lif"):
+def neuron_arguments(memory_format, pool=False, residual=None, neuron=LIF):
     y, n = draw(memory_format), norm()
     mean, invstd = plain_statistics(y.detach(), None, None, n.factors, False, n.spec.eps)
     given = {"mean": mean, "spread": invstd, "weight": n.weight.detach().requires_grad_(), "bias": n.bias.detach()}
@@ -45,26 +46,25 @@ def neuron_arguments(memory_format, pool=False, residual=None, kind="lif"):
         given["residual"], given["bits_r"] = draw_packed(memory_format)
     elif residual:
         given["residual"] = draw(memory_format)
-    if kind == "plif":
+    if neuron.kind in ("plif", "leaky"):
         given["rate"] = torch.tensor([0.5], requires_grad=True)
     if residual:
         given["v"] = draw(memory_format)[0].detach().requires_grad_()
-    return Tensors(y, **given), Settings.of(
-        NeuronSpec(kind), T, SHAPE[0], norm=n, pool=pool, formats=(memory_format,) * 3
-    )
+    return Tensors(y, **given), Settings.of(neuron, T, SHAPE[0], norm=n, pool=pool, formats=(memory_format,) * 3)
 
 
 @pytest.mark.parametrize(
-    ("packed", "memory_format", "residual", "kind"),
+    ("packed", "memory_format", "residual", "neuron"),
     [
-        (False, NCHW, "dense", "plif"),
-        (True, NHWC, None, "lif"),
-        (True, NCHW, "bits", "if"),
-        (False, NHWC, "bits", "lif"),
+        (False, NCHW, "dense", NeuronSpec("plif")),
+        (True, NHWC, None, LIF),
+        (True, NCHW, "bits", NeuronSpec("if")),
+        (False, NHWC, "bits", LIF),
+        (False, NHWC, "dense", NeuronSpec("leaky", v_reset=None, late_reset=True, strict=True, surrogate="erf")),
     ],
 )
-def test_opcheck_neuron(packed, memory_format, residual, kind):
-    t, s = neuron_arguments(memory_format, memory_format == NHWC, residual, kind)
+def test_opcheck_neuron(packed, memory_format, residual, neuron):
+    t, s = neuron_arguments(memory_format, memory_format == NHWC, residual, neuron)
     torch.library.opcheck(OPS.neuron.default, (*t, *s, packed, residual == "bits", 0, 0))
     needs = sum(1 << i for i, name in enumerate(DIFFERENTIABLE) if getattr(t, name) is not None)
     plain = Tensors(*[None if x is None else x.detach() for x in t])
@@ -119,7 +119,8 @@ def test_opcheck_convolution_and_neuron(pool):
     c = tiled(Directions(spikes=BLOCK), Grouper(None, weight.shape), CPU)
     given = (bits, weight, None, torch.bfloat16, list(carrier.shape), 1, 1, c.lists, c.numbers)
     given += (n.running_mean, n.running_var, n.weight.detach(), None, torch.tensor([0.5]), 1e-5)
-    torch.library.opcheck(OPS.convolution_neuron.default, (*given, 1, 2.0, True, 1.0, 0.0, True, pool))
+    neuron = 1, 2.0, True, 1.0, 1.0, 1.0, 0.0, True, 0.0  # from kind to late
+    torch.library.opcheck(OPS.convolution_neuron.default, (*given, *neuron, pool))
 
 
 def block(x, norms, spec, conv_weight, how):

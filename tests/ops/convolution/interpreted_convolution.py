@@ -171,6 +171,7 @@ def test_without_a_mask_all_listed_weights_get_their_gradient():
     near(found, exact(case, x, weight, bias, grad)[2])
 
 
+LATE = NeuronSpec("leaky", v_reset=None, decay=0.8, strict=True, late_reset=True)
 NEURONS = {
     "pool, packed": ((2, 2, 40, 36, 5, 6, 3, 1, 1), BLOCK, NeuronSpec(), True, True),
     "by pixel, packed": (
@@ -187,6 +188,7 @@ NEURONS = {
         False,
         False,
     ),
+    "late reset": ((3, 2, 20, 36, 4, 4, 3, 1, 1), BLOCK, LATE, True, True),
     "T = 1": ((1, 3, 20, 36, 3, 3, 3, 1, 1), BLOCK, NeuronSpec("plif", decay_input=False), True, True),
 }
 

@@ -17,11 +17,17 @@ from snn_sparse.specs import NeuronSpec
 
 DTYPES = (torch.float32, torch.bfloat16)
 SURROGATES = (("atan", 2.0), ("sigmoid", 4.0), ("piecewise_quadratic", 0.7), ("triangle", 1.2))
+SURROGATES += (("rectangle", 0.8), ("fast_sigmoid", 25.0), ("erf", 2.0))
 NEURONS = [
     NeuronSpec(kind, 2.5, decay, 1.0, v_reset, detach)
     for kind, decay in (("lif", True), ("lif", False), ("plif", True), ("plif", False), ("if", True))
     for v_reset, detach in itertools.product((0.0, -0.3, None), (True, False))
 ]
+NEURONS += [
+    NeuronSpec("leaky", v_reset=v_reset, detach_reset=detach, decay=0.8, strict=detach)
+    for v_reset, detach in itertools.product((0.0, -0.3, None), (True, False))
+]
+NEURONS += [NeuronSpec("leaky", v_reset=None, decay=0.8, strict=strict, late_reset=True) for strict in (True, False)]
 # (T, N, C, H, W): odd sizes, single images, single pixels, single channels.
 SHAPES = [(1, 3, 2, 5, 3), (2, 1, 3, 4, 6), (3, 2, 5, 3, 3), (4, 2, 1, 6, 5), (5, 1, 2, 8, 8), (8, 5, 3, 1, 1)]
 NORMS = (None, "per_step", "pooled", "frozen")
@@ -36,10 +42,20 @@ def _short_loops(monkeypatch):
 
 @pytest.mark.parametrize("i", range(len(NEURONS)))
 def test_every_neuron_and_surrogate(i, generator):
-    surrogate, alpha = SURROGATES[i % 4]
-    neuron = replace(NEURONS[i], surrogate=surrogate, alpha=alpha)
+    surrogate, alpha = SURROGATES[i % len(SURROGATES)]
+    neuron = replace(NEURONS[i], surrogate=surrogate, alpha=alpha, height=0.7 if i % 5 == 0 else None)
     case = Case((4, 2, 2, 4, 3), neuron, v_init=i % 2 == 0, final_v=True, channels_last=i % 3 == 0)
     check(replace(case, dtype=DTYPES[i // 2 % 2]), generator)
+    if neuron.kind == "leaky":
+        check(replace(case, learnt=True), generator)
+
+
+@pytest.mark.parametrize("timesteps", [7, 11])
+def test_a_late_reset_over_segments(timesteps, generator):
+    """With pool and packed spikes; the potential that has fired crosses from segment to segment."""
+    neuron = NeuronSpec("leaky", v_threshold=0.6, v_reset=None, decay=0.9, late_reset=True)
+    case = Case((timesteps, 2, 2, 4, 4), neuron, True, norm="per_step", v_init=True, final_v=True, pool=True, bits=True)
+    check(case, generator)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -105,6 +121,7 @@ def test_random_combinations(i, generator):
     case = Case(
         shape,
         replace(pick(NEURONS), surrogate=surrogate, alpha=alpha),
+        learnt=pick((False, True)),
         norm=norm,
         affine=pick((True, True, False)),
         residual=residual,
@@ -128,14 +145,15 @@ def test_large_tiles_are_cut(generator):
 
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("v_reset", [0.0, None])
-@pytest.mark.parametrize(("kind", "decay_input"), [("lif", True), ("lif", False), ("if", True)])
-def test_potentials_on_the_threshold_fire(kind, decay_input, v_reset, pool):
-    """Forward and backward; all numbers are small multiples of a power of two, so that none is rounded."""
-    neuron = NeuronSpec(kind, 2.0, decay_input, 1.0, v_reset, False, "triangle", 1.0)
+@pytest.mark.parametrize(("kind", "decay_input"), [("lif", True), ("lif", False), ("if", True), ("leaky", True)])
+@pytest.mark.parametrize("strict", [False, True])
+def test_potentials_on_the_threshold_fire(strict, kind, decay_input, v_reset, pool):
+    """Or not, forward and backward; all numbers are small multiples of a power of two, so that none is rounded."""
+    neuron = NeuronSpec(kind, 2.0, decay_input, 1.0, v_reset, False, "triangle", 1.0, decay=0.5, strict=strict)
     hit = 2.0 if kind == "lif" and decay_input else 1.0
     y = torch.randint(0, 5, (3, 2, 2, 4, 4)) / 4 * hit
     y[0, :, :, ::3] = hit  # from rest
-    assert plain_stage(y, neuron, 3)[0][0, :, :, ::3].eq(1).all()
+    assert plain_stage(y, neuron, 3)[0][0, :, :, ::3].eq(0 if strict else 1).all()
     results = []
     for x in (y.double(), y.clone(), ordered(y.bfloat16(), NHWC)):
         given = {"norm": None} if x.dtype == torch.float64 else {"final_v": True}
@@ -209,6 +227,9 @@ def test_errors():
         (ValueError, "bits_r must be", lambda: Inputs(Tensors(y, residual=y, bits_r=y.int()), of())),
         (ValueError, "needs a dense residual", lambda: Inputs(Tensors(y, mean_r=torch.zeros(2, 1)), of())),
         (ValueError, "rate must be", lambda: Inputs(Tensors(y), of(kind=1))),
+        (ValueError, "rate must be", lambda: Inputs(Tensors(y, rate=torch.ones(2)), of(kind=3))),
+        (ValueError, "late must be 0", lambda: Inputs(Tensors(y), of(late=1.0))),
+        (ValueError, "late must be 0", lambda: Inputs(Tensors(y), of(kind=3, late=1.0))),
         (ValueError, "v must be", lambda: Inputs(Tensors(y, v=y), of())),
         (TypeError, "v must be float32", lambda: Inputs(Tensors(y, v=y[0].double()), of())),
         (ValueError, "too small", lambda: forward(Tensors(y[..., :1]), of(pool=True))),

@@ -22,6 +22,7 @@ class Case:
 
     shape: tuple = (3, 2, 3, 4, 4)
     neuron: NeuronSpec = LIF
+    learnt: bool = False  # the decay of a leaky neuron
     norm: str | None = None  # None | per_step | pooled | frozen
     affine: bool = True
     residual: str | None = None  # None | dense | bits | per_step | pooled | frozen
@@ -55,7 +56,7 @@ def draw_inputs(case, generator):
         leaves["residual"] = (residual > 0.4).double() if case.residual == "bits" else residual
     if case.v_init:
         leaves["v"] = draw(n, c, h, w, scale=0.5)
-    if case.neuron.kind == "plif":
+    if case.neuron.kind == "plif" or (case.neuron.kind == "leaky" and case.learnt):
         leaves["rate"] = torch.tensor([0.6]).double()
     for suffix, mode in (("", case.norm), ("_r", case.residual)):
         if mode not in UNNORMED and case.affine:
