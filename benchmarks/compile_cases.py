@@ -23,6 +23,8 @@ from snn_sparse.specs import ConvGeometry, NeuronSpec, ceil_div
 from snn_sparse.tuning.gpu_candidates import candidates
 
 _LIF = NeuronSpec()
+_PLIF = NeuronSpec("plif", detach_reset=False, surrogate="sigmoid")
+_LEARNT = NeuronSpec("leaky", strict=True, surrogate="erf")
 _LATE = NeuronSpec("leaky", v_reset=None, late_reset=True, surrogate="fast_sigmoid")
 
 
@@ -53,11 +55,9 @@ VARIANTS = (
     Variant("nhwc lif constant", "per_step", constant=True),
     Variant("nhwc lif frozen", "frozen"),
     Variant("nchw lif v", v=True, channels_last=False),
-    Variant("nhwc plif pooled v", "pooled", neuron=NeuronSpec("plif", detach_reset=False, surrogate="sigmoid"), v=True),
+    Variant("nhwc plif pooled v", "pooled", neuron=_PLIF, v=True),
     Variant("nhwc leaky late pool bits", "per_step", neuron=_LATE, pool=True, bits=True),
-    Variant(
-        "nchw leaky learnt v", neuron=NeuronSpec("leaky", strict=True, surrogate="erf"), channels_last=False, v=True
-    ),
+    Variant("nchw leaky learnt v", neuron=_LEARNT, channels_last=False, v=True),
     Variant("nchw if soft", neuron=NeuronSpec("if", v_reset=None, surrogate="triangle"), channels_last=False),
 )
 
@@ -93,7 +93,7 @@ def record_neuron(variant: Variant, timesteps: int, dtype: torch.dtype) -> list[
             residual=residual,
             **_norm(variant.residual, residual, "_r"),
             bits_r=_meta(packed_shape(shape, last), torch.int32) if variant.residual == "bits" else None,
-            rate=_meta((1,), torch.float32) if variant.neuron.kind == "plif" or "learnt" in variant.name else None,
+            rate=_meta((1,), torch.float32) if variant.neuron in (_PLIF, _LEARNT) else None,
             v=_meta(shape[1:], torch.float32, last) if variant.v else None,
         )
         s = Settings.of(variant.neuron, timesteps, shape[1], variant.constant, pool=variant.pool)
