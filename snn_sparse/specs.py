@@ -113,12 +113,13 @@ class NeuronSpec:
         return 0.0 if self.v_reset is None else self.v_reset
 
     def fires_at(self, digits: int = 24) -> float:
-        """Least potential that spikes, a number of ``digits`` binary digits: 24 in float32, 53 in float64.
+        """Least potential that spikes, in numbers of ``digits`` binary digits: 24 in float32, 53 in float64.
 
-        ``h >= fires_at`` is ``h >= v_threshold``, or ``h > v_threshold`` for a strict threshold.
+        There ``h >= fires_at`` is ``h >= v_threshold``, or ``h > v_threshold`` for a strict threshold.
         """
-        threshold = round_binary(self.v_threshold, digits)
-        return next_binary(threshold, digits) if self.strict else threshold
+        if not self.strict:
+            return float(self.v_threshold)
+        return next_binary(round_binary(self.v_threshold, digits), digits)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_the_least_potential_that_spikes(digits, dtype):
     """It is the threshold in the dtype of computation, or the number next to it."""
     rng, real = np.random.default_rng(), getattr(np, dtype)
     for x in [*rng.normal(size=500) * 10.0 ** rng.integers(-46, 36, 500), 0.0, 0.5, -0.5, 1.0, -1.0, 1 - 2.0**-30]:
-        assert NeuronSpec(v_threshold=float(x)).fires_at(digits) == real(x)
+        assert real(NeuronSpec(v_threshold=float(x)).fires_at(digits)) == real(x)
         strict = NeuronSpec(v_threshold=float(x), strict=True).fires_at(digits)
         assert strict == np.nextafter(real(x), real(np.inf))
 
