@@ -141,7 +141,7 @@ class _Course:
 
     def _output_with_statistics(self, how: LayerConfiguration) -> Tensor:
         y, parts = convolution(self.packed, self.weight, None, self.g.stride, self.g.padding, how, statistics=True)
-        batch_statistics(y, Norm(BatchNormSpec(), parts=parts), self.g.steps, self.g.images, NHWC)
+        batch_statistics(y, Norm(BatchNormSpec(), parts=parts), NHWC)
         return y
 
     def _spikes(self, how: LayerConfiguration) -> Tensor:

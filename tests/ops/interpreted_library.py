@@ -79,9 +79,8 @@ def test_opcheck_neuron(packed, memory_format, residual, neuron):
 
 def test_opcheck_statistics():
     y, running = draw().detach(), (torch.zeros(3), torch.ones(3))
-    how = (1e-5, T, SHAPE[0], NCHW.code)
-    torch.library.opcheck(OPS.batch_statistics.default, (y, None, torch.randn(3), *running, [0.1] * T, False, *how))
-    torch.library.opcheck(OPS.batch_statistics.default, (y, None, None, None, None, [0.1], True, *how))
+    torch.library.opcheck(OPS.batch_statistics.default, (y, None, torch.randn(3), *running, [0.1] * T, False, 1e-5))
+    torch.library.opcheck(OPS.batch_statistics.default, (y, None, None, None, None, [0.1], True, 1e-5))
 
 
 @pytest.mark.parametrize("memory_format", [NCHW, NHWC], ids=["nchw", "nhwc"])

@@ -223,8 +223,8 @@ def neuron_sequence(
         dense = None if dense is None else convert(dense, (timesteps, *y.shape[1:]), format_r, _ordinary(format_r))
         spikes, last = plain_stage(y, spec, timesteps, norm, dense, norm_residual, rate, v, pool)
         return _in_lanes(spikes, out_format), last if final_v else None
-    mean, spread, batch = statistics_of(norm, y, steps, images, memory_format, chosen)
-    mean_r, spread_r, batch_r = statistics_of(norm_residual, dense, timesteps, images, format_r, chosen)
+    mean, spread, batch = statistics_of(norm, y, steps, memory_format, chosen)
+    mean_r, spread_r, batch_r = statistics_of(norm_residual, dense, timesteps, format_r, chosen)
     format_r = memory_format if chosen == "triton" else format_r
     t = Tensors(
         ordered(y, memory_format),

@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 define(
     "batch_statistics",
     "(Tensor y, Tensor? parts, Tensor? shift, Tensor(a!)? running_mean, Tensor(b!)? running_var, float[] factors, "
-    "bool pooled, float eps, SymInt steps, SymInt images, int format) -> (Tensor, Tensor)",
+    "bool pooled, float eps) -> (Tensor, Tensor)",
 )
 
 
@@ -30,7 +30,7 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
 def _statistics(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     from snn_sparse.ops.neuron.triton_statistics import batch_statistics
 
-    parts, shift, running_mean, running_var, factors, pooled, eps, *_ = arguments
+    parts, shift, running_mean, running_var, factors, pooled, eps = arguments
     return batch_statistics(
         y,
         eps,
@@ -45,22 +45,18 @@ def _statistics(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("snn_sparse::batch_statistics")
 def _fake_statistics(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    *_, pooled, _eps, steps, _images, code = arguments
-    shape, dtype = (1 if pooled else steps, y.shape[1 if code > 1 else 2]), exact_dtype(y.dtype)
+    *_, pooled, _eps = arguments
+    shape, dtype = (1 if pooled else y.shape[0], y.shape[2]), exact_dtype(y.dtype)
     return y.new_empty(shape, dtype=dtype), y.new_empty(shape, dtype=dtype)
 
 
-def batch_statistics(
-    x: Tensor, norm: Norm, steps: int, images: int, memory_format: MemoryFormat
-) -> tuple[Tensor, Tensor]:
+def batch_statistics(x: Tensor, norm: Norm, memory_format: MemoryFormat) -> tuple[Tensor, Tensor]:
     """Mean and ``1 / sqrt(variance + eps)`` of a batch on a GPU, ``[T or 1, C]``; moves the running ones of ``norm``.
 
     Args:
-        x: a sequence in ``memory_format``.
+        x: ``[T, N, C, H, W]``.
         norm: not frozen.
-        steps: T of ``x``.
-        images: N.
-        memory_format: of ``x``.
+        memory_format: that it is read in.
     """
     with torch.no_grad():  # the gradient through the statistics is part of the neuron's
         return torch.ops.snn_sparse.batch_statistics(
@@ -72,14 +68,11 @@ def batch_statistics(
             norm.factors,
             norm.spec.statistics == "pooled",
             norm.spec.eps,
-            steps,
-            images,
-            memory_format.code,
         )
 
 
 def statistics_of(
-    norm: Norm | None, x: Tensor | None, steps: int, images: int, memory_format: MemoryFormat, chosen: str
+    norm: Norm | None, x: Tensor | None, steps: int, memory_format: MemoryFormat, chosen: str
 ) -> tuple[Tensor | None, Tensor | None, int]:
     """Mean and spread as the operator takes them, and the code of those that it is to find itself (0: none)."""
     if norm is None or x is None:
@@ -90,8 +83,8 @@ def statistics_of(
         _check_running(norm, 1 if norm.spec.statistics == "pooled" else steps)
         return None, None, NORMS[norm.spec.statistics]
     if norm.repeat > 1:  # the kernel counts what it reads
-        x, steps = x.expand(norm.repeat, *x.shape[1:]), norm.repeat
-    return *batch_statistics(x, norm, steps, images, memory_format), 0
+        x = x.expand(norm.repeat, *x.shape[1:])
+    return *batch_statistics(x, norm, memory_format), 0
 
 
 def _check_running(norm: Norm, sets: int) -> None:
