@@ -1,0 +1,191 @@
+"""From a module's responses to the neuron of ours that has them: measure, list candidates, compare on sequences."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from snn_sparse.fusion.neurons.player import Player, Unfit
+from snn_sparse.fusion.neurons.surrogates import match_curve, nice
+from snn_sparse.ops import plain_neuron
+from snn_sparse.specs import NeuronSpec
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A neuron of ours with fixed numbers; ``rate`` is that of ``plif``."""
+
+    spec: NeuronSpec
+    gain: float = 1.0
+    rate: float | None = None
+
+    def __call__(self, x: Tensor, v: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Spikes ``[T, P]`` and potentials ``[P]`` for inputs ``[T, P]``."""
+        rate = None if self.rate is None else torch.tensor(self.rate, dtype=torch.float64)
+        return plain_neuron(x if self.gain == 1.0 else x * self.gain, self.spec, rate=rate, v=v)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Responses in units in which the input is added as it is: ``h = decay * v + x``, at rest at zero."""
+
+    low: float  # the largest first input that does not fire
+    high: float  # the least one that does
+    decay: float
+    reset: str  # "zero", "subtract" or "late"
+    edges: Tensor  # [2, P]: pairs of inputs at the very edge of firing at the second
+
+
+def bisect(fires: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Neighbouring floats, ``[P]`` each, of which the upper one fires and the lower one does not."""
+    if bool(fires(low).any()) or not bool(fires(high).all()):
+        raise Unfit("there is no input from which on it fires")
+    for _ in range(100):
+        middle = (low + high) / 2
+        stuck = (middle == low) | (middle == high)
+        if bool(stuck.all()):
+            break
+        hit = fires(middle)
+        low, high = torch.where(hit | stuck, low, middle), torch.where(hit & ~stuck, middle, high)
+    return low, high
+
+
+def measure(player: Player, scale: float) -> Measured:
+    """Find threshold, decay and reset from the responses to one and two inputs of about ``scale``."""
+    zero = torch.zeros(1, dtype=torch.float64)
+    wide = zero + 64 * scale
+    low, high = (float(c) for c in bisect(lambda c: player(torch.stack([c, zero]))[0] > 0.5, -wide, wide))
+    size = max(abs(high), scale * 1e-3)
+    under = high - size * torch.tensor([0.25, 1.5, 9.0], dtype=torch.float64)
+    over = high + size * torch.tensor([0.2, 0.7, 2.5], dtype=torch.float64)
+    others = torch.rand(58, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) * 8 - 4
+    first = torch.cat([under, over, others * size])
+    wide = torch.full_like(first, 64 * scale + 64 * size)
+    silent, second = bisect(lambda c: player(torch.stack([first, c]))[1] > 0.5, -wide, wide)
+    edges = torch.cat([torch.stack([first, silent]), torch.stack([first, second])], 1)
+    near = 1e-6 * size
+    decay = float((second[0] - second[2]) / (under[2] - under[0]))
+    if not torch.allclose(second[:3], high - decay * under, atol=10 * near, rtol=0):
+        raise Unfit("it does not charge linearly in its input")
+    kinds = {
+        "zero": torch.full_like(over, high),
+        "subtract": high - decay * (over - high),
+        "late": 2 * high - decay * over,
+    }
+    for reset, expected in kinds.items():
+        if torch.allclose(second[3:6], expected, atol=10 * near, rtol=0):
+            return Measured(low, high, decay, reset, edges)
+    raise Unfit("it resets neither to zero nor by subtraction")
+
+
+def _forms(
+    m: Measured, decay: float, threshold: float, tolerance: float
+) -> Iterator[tuple[NeuronSpec, float, float, float | None]]:
+    """Specifications without surrogate, the factor from the measured units to theirs, gain and rate."""
+    v_reset, late = (0.0 if m.reset == "zero" else None), m.reset == "late"
+    if decay == 1.0 and not late:
+        yield NeuronSpec("if", v_threshold=threshold, v_reset=v_reset), 1.0, 1.0, None
+    leaky = NeuronSpec("leaky", v_threshold=threshold, v_reset=v_reset, decay=decay, late_reset=late)
+    yield leaky, 1.0, 1.0, None
+    if late or not 0 < decay < 1:
+        return
+    tau = next(nice(1 / (1 - decay), tolerance))
+    yield NeuronSpec("lif", tau, True, threshold / tau, v_reset), 1 / tau, 1.0, None
+    yield NeuronSpec("lif", tau, False, threshold, v_reset), 1.0, 1.0, None
+    for part in nice(1 - decay, 1e-12):  # 1 - decay as it is computed, or a number written out
+        yield replace(leaky, v_threshold=threshold * part), part, part, None
+        yield NeuronSpec("plif", v_threshold=threshold * part, v_reset=v_reset), part, 1.0, part
+
+
+def candidates(player: Player, m: Measured, tolerance: float) -> Iterator[Candidate]:
+    """Neurons of ours with these responses, up to a relative ``tolerance``, that differ in how they round."""
+    middle = (m.low + m.high) / 2
+    curves: dict[float, dict[str, Any]] = {}
+    for decay in nice(m.decay, 10 * tolerance):
+        for form, unit, gain, rate in _forms(m, decay, middle, 10 * tolerance):
+            if unit not in curves:
+                curves[unit] = _curve(player, m.high, unit)
+            for threshold in dict.fromkeys([*nice(form.v_threshold, tolerance), m.low * unit, m.high * unit]):
+                for strict in (False, True):
+                    spec = replace(form, v_threshold=threshold, strict=strict, **curves[unit])
+                    yield Candidate(spec, gain, rate)
+
+
+def _curve(player: Player, threshold: float, unit: float) -> dict[str, Any]:
+    """Surrogate of the first spike, where potentials are ``unit`` times the input."""
+
+    def slope(u: Tensor) -> Tensor:
+        x = (threshold + u / unit).requires_grad_()
+        spikes = player(torch.stack([x, torch.zeros_like(x)]))[0]
+        if not spikes.requires_grad:
+            raise Unfit("its spikes have no gradient")
+        return torch.autograd.grad(spikes.sum(), x)[0] / unit
+
+    with torch.enable_grad():
+        curve = match_curve(slope, player.tolerance)
+    if curve is None:
+        raise Unfit("its surrogate gradient is none of ours")
+    return dict(zip(("surrogate", "alpha", "height"), curve, strict=True))
+
+
+def fit(player: Player, scale: float) -> Iterator[Candidate]:
+    """Neurons of ours that fire as the module does on random sequences and have its gradients, the likeliest first."""
+    m = measure(player, scale)
+    x, tied = _inputs(player, m, scale)
+    with torch.no_grad():
+        spikes, tied_spikes = player(x), player(tied)
+        agreeing: list[tuple[int, int, int, Candidate]] = []
+        for tolerance in (1e-9, 1e-6):  # the second for those that compute in float32, whatever they are given
+            for order, candidate in enumerate([] if agreeing else candidates(player, m, tolerance)):
+                if torch.equal(candidate(x)[0], spikes):
+                    differing = int((candidate(tied)[0] != tied_spikes).sum())
+                    length = len(repr(candidate.spec.v_threshold)) + len(repr(candidate.spec.alpha))
+                    agreeing.append((differing, length, order, candidate))
+    if not agreeing:
+        raise Unfit("it fires otherwise than the neuron that its responses tell of")
+    agreeing.sort(key=lambda entry: entry[:3])
+    gradient = _gradient(player, x)
+    chosen = [replace(c, spec=replace(c.spec, detach_reset=d)) for *_, c in agreeing for d in _detaching(c.spec)]
+    errors = [_error(gradient, _gradient(candidate, x)) for candidate in chosen]
+    tolerance = 1e-9 if min(errors) <= 1e-9 else 1e-6  # many answer in float32
+    if min(errors) > tolerance:
+        raise Unfit("its gradients through time are none of ours")
+    yield from (candidate for candidate, error in zip(chosen, errors, strict=True) if error <= tolerance)
+
+
+def _detaching(spec: NeuronSpec) -> tuple[bool, ...]:
+    return (True,) if spec.late_reset else (True, False)
+
+
+def _inputs(player: Player, m: Measured, scale: float) -> tuple[Tensor, Tensor]:
+    """Random sequences, and sequences whose potentials meet the threshold, where rounding and ``>`` or ``>=`` tell."""
+    generator = torch.Generator().manual_seed(0)
+    width = min(max(player.columns, 512), 4096)
+    noise = torch.randn(player.steps, width, dtype=torch.float64, generator=generator)
+    ties = torch.randint(-4, 9, (player.steps, width), generator=generator).to(torch.float64) / 4
+    edge = torch.zeros(player.steps, m.edges.shape[1] + 2, dtype=torch.float64)
+    edge[0, :2] = torch.tensor([m.low, m.high], dtype=torch.float64)
+    edge[:2, 2:] = m.edges
+    return noise * 1.5 * max(abs(m.high), 1e-3 * scale), torch.cat([ties * _nearest(m.high), ties, edge], 1)
+
+
+def _nearest(value: float) -> float:
+    return next(nice(value, 1e-6))
+
+
+def _gradient(run: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    answer = run(x)
+    spikes = answer[0] if isinstance(answer, tuple) else answer
+    weight = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((spikes * weight).sum(), x)[0]
+
+
+def _error(theirs: Tensor, ours: Tensor) -> float:
+    """Largest difference, relative to the largest of ours; infinite if either is not finite."""
+    error = float((theirs - ours).abs().max()) / max(float(ours.abs().max()), 1e-300)
+    return error if math.isfinite(error) else math.inf
