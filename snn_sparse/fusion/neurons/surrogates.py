@@ -86,7 +86,7 @@ def match_curve(gradient: Callable[[Tensor], Tensor], tolerance: float = 1e-9) -
     if 0 < r < 1:
         candidates += [(kind, inverse(r) / at) for kind, inverse in _INVERSE.items()]
     for kind, slope in candidates:
-        for surrogate in _roundings(kind, slope, peak, max(tolerance, 1e-12)):
+        for surrogate in _roundings(kind, slope, peak, 1e-12 if tolerance <= 1e-9 else tolerance):
             if _agrees(surrogate, u, found, tolerance):
                 return surrogate.kind, surrogate.alpha, surrogate.height
     return None
@@ -114,9 +114,9 @@ def _roundings(kind: str, slope: float, peak: float, tolerance: float) -> Iterat
     make = SURROGATES[kind]
     if kind == "piecewise_quadratic" and abs(slope - 1) <= tolerance:
         yield from (SURROGATES["triangle"](alpha) for alpha in nice(peak, tolerance))
-    for alpha in nice(slope * 2 / math.pi if kind == "atan" else slope, max(tolerance, 1e-9)):
+    for alpha in nice(slope * 2 / math.pi if kind == "atan" else slope, tolerance):
         formula = make(alpha)
-        if abs(formula.peak - peak) <= max(tolerance, 1e-9) * peak:
+        if abs(formula.peak - peak) <= 10 * tolerance * peak:
             yield formula
         yield from (make(alpha, height) for height in nice(peak, tolerance))
 
