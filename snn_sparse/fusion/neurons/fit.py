@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from snn_sparse.fusion.neurons.player import Player, Unfit
+from snn_sparse.fusion.neurons.player import Player, Unfit, tensors
 from snn_sparse.fusion.neurons.surrogates import match_curve, nice
 from snn_sparse.ops import plain_neuron
 from snn_sparse.specs import NeuronSpec
@@ -83,7 +83,7 @@ def measure(player: Player, scale: float) -> Measured:
 
 
 def _forms(
-    m: Measured, decay: float, threshold: float, tolerance: float
+    m: Measured, decay: float, threshold: float, tolerance: float, gains: list[float]
 ) -> Iterator[tuple[NeuronSpec, float, float, float | None]]:
     """Specifications without surrogate, the factor from the measured units to theirs, gain and rate."""
     v_reset, late = (0.0 if m.reset == "zero" else None), m.reset == "late"
@@ -91,6 +91,8 @@ def _forms(
         yield NeuronSpec("if", v_threshold=threshold, v_reset=v_reset), 1.0, 1.0, None
     leaky = NeuronSpec("leaky", v_threshold=threshold, v_reset=v_reset, decay=decay, late_reset=late)
     yield leaky, 1.0, 1.0, None
+    for gain in gains:
+        yield replace(leaky, v_threshold=threshold * gain), gain, gain, None
     if late or not 0 < decay < 1:
         return
     tau = next(nice(1 / (1 - decay), tolerance))
@@ -105,14 +107,28 @@ def candidates(player: Player, m: Measured, tolerance: float) -> Iterator[Candid
     """Neurons of ours with these responses, up to a relative ``tolerance``, that differ in how they round."""
     middle = (m.low + m.high) / 2
     curves: dict[float, dict[str, Any]] = {}
+    gains = _gains(player, m)
     for decay in nice(m.decay, 10 * tolerance):
-        for form, unit, gain, rate in _forms(m, decay, middle, 10 * tolerance):
+        for form, unit, gain, rate in _forms(m, decay, middle, 10 * tolerance, gains):
             if unit not in curves:
                 curves[unit] = _curve(player, m.high, unit)
             for threshold in dict.fromkeys([*nice(form.v_threshold, tolerance), m.low * unit, m.high * unit]):
                 for strict in (False, True):
                     spec = replace(form, v_threshold=threshold, strict=strict, **curves[unit])
                     yield Candidate(spec, gain, rate)
+
+
+def _gains(player: Player, m: Measured) -> list[float]:
+    """Factors of the input that a potential which the module keeps or answers tells of, after one silent step."""
+    if player.axis is not None:
+        return []
+    x = torch.linspace(-2, -1, player.columns, dtype=torch.float64)[None] * max(abs(m.low), 1e-3) + min(m.low, 0.0)
+    module = player.fresh()
+    _, answered = player.play(module, x)
+    kept = [t.reshape(-1) for t in tensors(module, player.shape).values()]
+    ratios = [t.detach() / x[0] for t in ([*kept, answered] if answered is not None else kept)]
+    steady = {float(r[0]) for r in ratios if float((r - r[0]).abs().max()) <= 1e-9 * float(r[0].abs())}
+    return [gain for ratio in steady if ratio > 0 and ratio != 1 for gain in nice(ratio, 1e-12)]
 
 
 def _curve(player: Player, threshold: float, unit: float) -> dict[str, Any]:

@@ -24,7 +24,11 @@ MOST = 200_000  # numbers in one step of a module that insists on its shape
 
 
 class Unfit(Exception):
-    """A module does not do what a neuron does; says why."""
+    """A module does not do what a neuron does; says why, and how near it came to being one."""
+
+    def __init__(self, reason: str, rank: int = 0) -> None:
+        super().__init__(reason)
+        self.rank = rank
 
 
 @contextlib.contextmanager
@@ -169,6 +173,11 @@ class Player:
             raise Unfit("its answer has another shape than its input")
         self.answers_float32 |= answer.dtype == torch.float32
         return answer
+
+
+def whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of one timestep as the module was called with, of a smaller batch if it is large."""
+    return (min(shape[0], max(2, 4 * MOST // max(1, int(np.prod(shape[1:]))))), *shape[1:]) if shape else ()
 
 
 def small_shapes(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:

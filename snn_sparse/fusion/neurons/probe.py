@@ -1,6 +1,7 @@
 """Neurons that no library's class tells of, recognised by what they do: any small module is played sequences to."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -12,7 +13,16 @@ from torch import nn
 from snn_sparse.fusion.neurons import norse, snntorch, spikingjelly
 from snn_sparse.fusion.neurons.dynamics import Dynamics
 from snn_sparse.fusion.neurons.fit import Candidate, fit
-from snn_sparse.fusion.neurons.player import RESETS, Player, Unfit, forgotten, holders, small_shapes, undisturbed
+from snn_sparse.fusion.neurons.player import (
+    RESETS,
+    Player,
+    Unfit,
+    forgotten,
+    holders,
+    small_shapes,
+    undisturbed,
+    whole_shape,
+)
 from snn_sparse.fusion.neurons.states import dynamics, find_state
 from snn_sparse.specs import NeuronSpec
 
@@ -102,22 +112,22 @@ def _search(twins: list[nn.Module], shapes: Sequence[torch.Size], calls: int, pr
     """Try the ways to play to a module until one shows a neuron of ours."""
     reasons: list[tuple[int, str]] = []
     for player in _players(twins, shapes, calls):
-        stage = 0
+        scale = None
         try:
             scale = _scale(player)
-            stage = 1
             _refuse_learnable(player, scale)
             for candidate in propose(player, scale):
-                stage = 2
                 try:
-                    return dynamics(player, candidate, find_state(player, candidate, scale))
+                    keeping = find_state(player, candidate, scale)
+                    _confirm(player, shapes[0], candidate, scale, propose is fit)
+                    return dynamics(player, candidate, keeping)
                 except Unfit as reason:
-                    reasons.append((stage, str(reason)))
+                    reasons.append((20, str(reason)))
         except Unfit as reason:
-            reasons.append((stage, str(reason)))
+            reasons.append((reason.rank if scale is None else 10, str(reason)))
         except Exception as error:  # another shape than it takes, most of the time
             reasons.append((-1, f"it raises {type(error).__name__} when played to"))
-        if stage:  # it is a neuron, and this is how to play to it
+        if scale is not None:  # it is a neuron, and this is how to play to it
             break
     return max(reasons, key=lambda entry: entry[0], default=(0, "it takes no tensor of at least two dimensions"))[1]
 
@@ -131,10 +141,24 @@ def _players(twins: list[nn.Module], shapes: Sequence[torch.Size], calls: int) -
     single: list[tuple[int | None, bool]] = [(None, False), (None, True)] if len(shapes) == 1 else [(None, True)]
     sequences: list[tuple[int | None, bool]] = [(axis, False) for axis in axes]
     for axis, explicit in single + sequences if calls > 1 or not sequences else sequences + single:
-        one = shape if axis is None else tuple(s for i, s in enumerate(shape) if i != axis % len(shape))
+        one = _one_step(shape, axis)
         for steps in _lengths(None if axis is None else shape[axis]):
             for twin in twins:
                 yield from (Player(twin, small, steps, axis, explicit) for small in small_shapes(one))
+
+
+def _one_step(shape: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    return tuple(s for i, s in enumerate(shape) if axis is None or i != axis % len(shape))
+
+
+def _confirm(player: Player, shape: Sequence[int], candidate: Candidate, scale: float, strictly: bool) -> None:
+    """Raise :class:`Unfit` if neurons side by side, as the module really has them, are not the candidate's."""
+    whole = replace(player, shape=whole_shape(_one_step(shape, player.axis)))
+    x = torch.randn(whole.steps, whole.columns, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * scale
+    with torch.no_grad():
+        spikes = whole.play(whole.fresh(), x)[0]
+        if strictly and not torch.equal(candidate(x)[0], spikes):
+            raise Unfit("the answer of a neuron depends on where it is, or on the input of another")
 
 
 def _lengths(steps: int | None) -> tuple[int, ...]:
@@ -156,22 +180,22 @@ def _scale(player: Player) -> float:
         if 0.02 < float(spikes.mean()) < 0.98:
             break
     else:
-        raise Unfit("it fires never or always")
+        raise Unfit("it fires never or always", 1)
     if not torch.equal(player(x), spikes):
-        raise Unfit("its answers are random")
+        raise Unfit("its answers are random", 3)
     middle = player.steps // 2
     for changed, amount in ((middle, 5.0), (0, -7.0)):
         other = x.clone()
         other[changed] += amount * scale
         answer = player(other)
         if not torch.equal(answer[:changed], spikes[:changed]):
-            raise Unfit("an earlier answer depends on a later input")
+            raise Unfit("an earlier answer depends on a later input", 4)
         if changed == 0 and torch.equal(answer[1:], spikes[1:]):
-            raise Unfit("no answer depends on an earlier input")
+            raise Unfit("no answer depends on an earlier input", 2)
     other = x.clone()
     other[:, 0] += 3 * scale
     if not torch.equal(player(other)[:, 1:], spikes[:, 1:]):
-        raise Unfit("the answer of a neuron depends on the input of another")
+        raise Unfit("the answer of a neuron depends on the input of another", 5)
     return scale
 
 

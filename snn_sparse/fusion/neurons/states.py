@@ -23,11 +23,13 @@ class Keeping:
 
     Args:
         name: attribute that keeps it; None: none does.
+        given: whether a call starts from the potential that it is given, not from that attribute.
         cleared: attributes that must be zeros beside a potential of ours.
         before: whether it is the potential before the reset to zero.
     """
 
     name: str | None = None
+    given: bool = False
     cleared: tuple[str, ...] = ()
     before: bool = False
 
@@ -52,7 +54,7 @@ def find_state(player: Player, candidate: Candidate, scale: float) -> Keeping:
         if potential is None or (answered is not None and not _close(answered, potential, player.tolerance)):
             continue
         names = [n for n, tensor in kept.items() if _close(tensor, potential, player.tolerance)]
-        for keeping in [Keeping(before=before)] if player.explicit else _ways(names, set(kept), before):
+        for keeping in _ways(names, set(kept), before, player.explicit):
             trial = player.fresh()
             _put(trial, keeping, set(kept), v.reshape(player.shape))
             if torch.equal(player.play(trial, second, v if player.explicit else None)[0], spikes):
@@ -60,10 +62,12 @@ def find_state(player: Player, candidate: Candidate, scale: float) -> Keeping:
     raise Unfit("the potential that it keeps is not that of our neuron")
 
 
-def _ways(names: list[str], kept: set[str], before: bool) -> Iterator[Keeping]:
+def _ways(names: list[str], kept: set[str], before: bool, given: bool) -> Iterator[Keeping]:
+    if given and not names:
+        yield Keeping(None, given, (), before)
     for name in names:
         for cleared in dict.fromkeys(((), tuple(sorted(kept - {name})))):
-            yield Keeping(name, cleared, before)
+            yield Keeping(name, given, cleared, before)
 
 
 def _put(module: nn.Module, keeping: Keeping, kept: set[str], v: Tensor) -> None:
@@ -114,7 +118,7 @@ def _settle(threshold: float, strict: bool, module: nn.Module, v: Tensor) -> Ten
 
 def start(keeping: Keeping, spec: NeuronSpec, module: Any, like: Tensor, v: Tensor | None = None) -> Tensor | None:
     """Potential that the next call starts from: the one given, or the one kept; None: rest."""
-    kept = v if keeping.name is None else getattr(module, keeping.name, None)
+    kept = v if keeping.given or keeping.name is None else getattr(module, keeping.name, None)
     if isinstance(kept, Tensor) and kept.shape == like.shape:
         return settle_to_zero(spec.v_threshold, spec.strict, kept) if keeping.before else kept
     value = number(kept)

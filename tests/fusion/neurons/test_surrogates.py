@@ -133,7 +133,14 @@ def test_surrogates_of_snntorch():
         firing = read_surrogate(function)
         assert not isinstance(firing, str), firing
         assert (firing.kind, firing.alpha, firing.height, firing.strict) == (*fields, True)
-    for make in (snn.triangular, snn.straight_through_estimator, snn.heaviside, snn.spike_rate_escape, snn.SSO, snn.SFS):
+    for make in (
+        snn.triangular,
+        snn.straight_through_estimator,
+        snn.heaviside,
+        snn.spike_rate_escape,
+        snn.SSO,
+        snn.SFS,
+    ):
         reason = read_surrogate(make())
         assert isinstance(reason, str)
         assert "\n" not in reason

@@ -1,0 +1,329 @@
+"""Neurons as people write them themselves, and modules that are none of ours."""
+
+import torch
+from torch import nn
+
+
+class Lens(torch.autograd.Function):
+    """Above a threshold; a rectangle as the gradient; answers float32."""
+
+    @staticmethod
+    def forward(ctx, v, threshold, lens):
+        ctx.save_for_backward(v)
+        ctx.numbers = threshold, lens
+        return v.gt(threshold).float()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (v,) = ctx.saved_tensors
+        threshold, lens = ctx.numbers
+        return grad * ((v - threshold).abs() < lens).float(), None, None
+
+
+class Tent(torch.autograd.Function):
+    """Above zero; a triangle as the gradient."""
+
+    @staticmethod
+    def forward(ctx, u, gamma):
+        ctx.save_for_backward(u)
+        ctx.gamma = gamma
+        return (u > 0).to(u)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (u,) = ctx.saved_tensors
+        return grad * (ctx.gamma - u.abs()).clamp(min=0) / ctx.gamma**2, None
+
+
+class AtLeast(torch.autograd.Function):
+    """From zero on; an arc tangent's gradient."""
+
+    @staticmethod
+    def forward(ctx, u):
+        ctx.save_for_backward(u)
+        return (u >= 0).to(u)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (u,) = ctx.saved_tensors
+        return grad / (1 + (torch.pi * u) ** 2)
+
+
+class MemUpdate(nn.Module):
+    """``[T, N, ...]`` with the T that it was written for."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps, self.decay = steps, 0.25
+
+    def forward(self, x):
+        mem, spike, out = torch.zeros_like(x[0]), torch.zeros_like(x[0]), torch.zeros_like(x)
+        for t in range(self.steps):
+            mem = mem * self.decay * (1 - spike.detach()) + x[t]
+            spike = Lens.apply(mem, 0.5, 0.5)
+            out[t] = spike
+        return out
+
+
+class BatchFirst(nn.Module):
+    """``[N, T, ...]``, the reset to zero not detached."""
+
+    def __init__(self, tau=0.5, threshold=1.0, gamma=1.0):
+        super().__init__()
+        self.tau, self.threshold, self.gamma = tau, threshold, gamma
+
+    def forward(self, x):
+        mem, spikes = 0, []
+        for t in range(x.shape[1]):
+            mem = mem * self.tau + x[:, t]
+            spike = Tent.apply(mem - self.threshold, self.gamma)
+            mem = (1 - spike) * mem
+            spikes.append(spike)
+        return torch.stack(spikes, 1)
+
+
+class SoftAfterDecay(nn.Module):
+    """Subtracts after the decay of the next step."""
+
+    def forward(self, x):
+        v, spike, spikes = torch.zeros_like(x[0]), torch.zeros_like(x[0]), []
+        for step in x:
+            v = 0.9 * v + step - spike.detach() * 1.2
+            spike = Tent.apply(v - 1.2, 0.5)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class SoftBeforeDecay(nn.Module):
+    """Subtracts at once; detached or not."""
+
+    def __init__(self, detach=True):
+        super().__init__()
+        self.detach = detach
+
+    def forward(self, x):
+        v, spikes = torch.zeros_like(x[0]), []
+        for step in x:
+            v = 0.8 * v + step
+            spike = AtLeast.apply(v - 0.7)
+            v = v - (spike.detach() if self.detach else spike) * 0.7
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class TimeLast(nn.Module):
+    """``[N, ..., T]``, the usual LIF of tau 2."""
+
+    def forward(self, x):
+        v, spikes = torch.zeros_like(x[..., 0]), []
+        for step in x.unbind(-1):
+            v = v + (step - v) / 2.0
+            spike = AtLeast.apply(v - 1.0)
+            v = v * (1 - spike)
+            spikes.append(spike)
+        return torch.stack(spikes, -1)
+
+
+class Mixing(nn.Module):
+    """The input weighted by what the decay leaves."""
+
+    def forward(self, x):
+        v, spikes = torch.zeros_like(x[0]), []
+        for step in x:
+            v = 0.7 * v + 0.3 * step
+            spike = Tent.apply(v - 0.5, 0.5)
+            v = v * (1 - spike.detach())
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class SelfMem(nn.Module):
+    """One step a call; forgets nothing by itself."""
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.mem, self.gain = None, gain
+
+    def forward(self, x):
+        if self.mem is None:
+            self.mem = torch.zeros_like(x)
+        self.mem = 0.6 * self.mem + self.gain * x
+        spike = AtLeast.apply(self.mem - 1.0)
+        self.mem = self.mem * (1 - spike.detach())
+        return spike
+
+
+class SelfMemAndSpike(nn.Module):
+    """One step a call; keeps the potential before the reset, and the spike."""
+
+    def __init__(self):
+        super().__init__()
+        self.reset()
+
+    def reset(self):
+        self.mem = self.spike = 0.0
+
+    def forward(self, x):
+        self.mem = 0.5 * self.mem * (1 - self.spike) + x
+        self.spike = Tent.apply(self.mem - 1.0, 1.0)
+        return self.spike
+
+
+class KeepsSequence(nn.Module):
+    """``[T, N, ...]``, and the potential between calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.v = 0.0
+
+    def forward(self, x):
+        spikes = []
+        for step in x:
+            self.v = self.v * 0.9 + step
+            spike = AtLeast.apply(self.v - 1.0)
+            self.v = self.v - spike.detach()
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class Explicit(nn.Module):
+    """``(x, v) -> (spikes, v)``."""
+
+    def forward(self, x, v=None):
+        v = x if v is None else 0.5 * v + x
+        spike = AtLeast.apply(v - 1.0)
+        return spike, v * (1 - spike)
+
+
+class Frozen(nn.Module):
+    """A fixed threshold, kept as a parameter."""
+
+    def __init__(self, learnt=False, entries=()):
+        super().__init__()
+        self.threshold = nn.Parameter(torch.ones(entries), requires_grad=learnt)
+
+    def forward(self, x):
+        v, spikes = torch.zeros_like(x[0]), []
+        for step in x:
+            v = 0.5 * v + step
+            spike = AtLeast.apply(v - self.threshold)
+            v = v * (1 - spike)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class Adaptive(nn.Module):
+    """The threshold rises with each spike."""
+
+    def forward(self, x):
+        v, threshold, spikes = torch.zeros_like(x[0]), torch.ones_like(x[0]), []
+        for step in x:
+            v = 0.9 * v + step
+            spike = AtLeast.apply(v - threshold)
+            v, threshold = v * (1 - spike.detach()), threshold + 0.1 * spike.detach()
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class RarelyAdaptive(nn.Module):
+    """The threshold rises with the third spike in a row only: two steps do not show it."""
+
+    def forward(self, x):
+        v, row, spikes = torch.zeros_like(x[0]), torch.zeros_like(x[0]), []
+        for step in x:
+            v = 0.5 * v + step
+            spike = AtLeast.apply(v - 1 - (row >= 2).to(v))
+            v, row = v * (1 - spike.detach()), (row + 1) * spike.detach()
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class TwoStates(nn.Module):
+    """A synapse before the membrane."""
+
+    def forward(self, x):
+        v, current, spikes = torch.zeros_like(x[0]), torch.zeros_like(x[0]), []
+        for step in x:
+            current = 0.5 * current + step
+            v = 0.9 * v + current
+            spike = AtLeast.apply(v - 1)
+            v = v * (1 - spike.detach())
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class NotCausal(nn.Module):
+    """Looks at the last input first."""
+
+    def forward(self, x):
+        return SoftBeforeDecay()(0.5 * x.flip(0) + x)
+
+
+class Quadratic(nn.Module):
+    """QIF."""
+
+    def forward(self, x):
+        v, spikes = torch.zeros_like(x[0]), []
+        for step in x:
+            v = v + 0.5 * (v * (v - 0.8) + step)
+            spike = AtLeast.apply(v - 1)
+            v = v * (1 - spike.detach())
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class NoMemory(nn.Module):
+    """A spike, but no neuron."""
+
+    def forward(self, x):
+        return AtLeast.apply(x - 1)
+
+
+class Neighbours(nn.Module):
+    """Only the neuron with the largest potential spikes."""
+
+    def forward(self, x):
+        spikes = SoftBeforeDecay()(x)
+        return spikes * (x == x.amax(-1, keepdim=True))
+
+
+class OnePlace(nn.Module):
+    """The last neuron of a row is deaf."""
+
+    def forward(self, x):
+        deaf = torch.ones(x.shape[-1]).to(x)
+        deaf[1:] = 0
+        return SoftBeforeDecay()(x * deaf)
+
+
+class Noisy(nn.Module):
+    """Draws random numbers, of three libraries."""
+
+    def forward(self, x):
+        import random
+
+        import numpy as np
+
+        return SoftBeforeDecay()(x + torch.rand_like(x) + random.random() + np.random.rand())  # noqa: NPY002
+
+
+class Rectifier(nn.Module):
+    def forward(self, x):
+        return torch.relu(x)
+
+
+class Raises(nn.Module):
+    def forward(self, x):
+        print("to be or not to be")
+        raise RuntimeError("not\nto be")
+
+
+class NoGradient(nn.Module):
+    def forward(self, x):
+        v, spikes = torch.zeros_like(x[0]), []
+        for step in x:
+            v = 0.5 * v + step
+            spike = (v > 1).to(v)
+            v = v * (1 - spike)
+            spikes.append(spike)
+        return torch.stack(spikes)
