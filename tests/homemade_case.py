@@ -49,6 +49,22 @@ class AtLeast(torch.autograd.Function):
         return grad / (1 + (torch.pi * u) ** 2)
 
 
+class Logistic(torch.autograd.Function):
+    """From zero on, or above; a sigmoid's gradient."""
+
+    @staticmethod
+    def forward(ctx, u, steepness, strict):
+        ctx.save_for_backward(u)
+        ctx.steepness = steepness
+        return (u > 0 if strict else u >= 0).to(u)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (u,) = ctx.saved_tensors
+        y = torch.sigmoid(ctx.steepness * u)
+        return grad * ctx.steepness * y * (1 - y), None, None
+
+
 class MemUpdate(nn.Module):
     """``[T, N, ...]`` with the T that it was written for."""
 
@@ -63,6 +79,62 @@ class MemUpdate(nn.Module):
             spike = Lens.apply(mem, 0.5, 0.5)
             out[t] = spike
         return out
+
+
+class WithActivation(MemUpdate):
+    """The same with a smooth activation for another mode, and the spike function as an attribute."""
+
+    def __init__(self, steps):
+        super().__init__(steps)
+        self.smooth, self.spike = nn.SiLU(), Lens.apply
+
+    def forward(self, x):
+        spikes, mem = [], x[0]
+        for t in range(self.steps):
+            if t:
+                mem = mem * self.decay * (1 - spikes[-1].detach()) + x[t]
+            spikes.append(self.spike(mem, 0.5, 0.5))
+        return torch.stack(spikes)
+
+
+class Insists(nn.Module):
+    """One step a call; a state of one size, float32, from the beginning."""
+
+    def __init__(self, batch, *shape):
+        super().__init__()
+        self.register_buffer("mem", torch.zeros(batch, *shape))
+
+    def reset(self):
+        self.mem = torch.zeros_like(self.mem)
+
+    def forward(self, x):
+        assert x.shape == self.mem.shape
+        self.mem = self.mem * 0.75 + x
+        spike = AtLeast.apply(self.mem - 0.9)
+        self.mem = torch.where(spike.detach() > 0, torch.zeros_like(self.mem), self.mem)
+        return spike
+
+
+class Options(nn.Module):
+    """``[T, N, ...]`` with all that may differ."""
+
+    def __init__(self, decay, threshold, steepness, reset, detach, strict, average):
+        super().__init__()
+        self.decay, self.threshold, self.steepness, self.reset = decay, threshold, steepness, reset
+        self.detach, self.strict, self.average = detach, strict, average
+
+    def spike(self, u):
+        return Logistic.apply(u, self.steepness, self.strict)
+
+    def forward(self, x):
+        v, spikes = torch.zeros_like(x[0]), []
+        for step in x:
+            v = v + (step - v) * (1 - self.decay) if self.average else v * self.decay + step
+            spike = self.spike(v - self.threshold)
+            s = spike.detach() if self.detach else spike
+            v = v * (1 - s) if self.reset == "zero" else v - s * self.threshold
+            spikes.append(spike)
+        return torch.stack(spikes)
 
 
 class BatchFirst(nn.Module):
@@ -288,7 +360,7 @@ class Neighbours(nn.Module):
 
 
 class OnePlace(nn.Module):
-    """The last neuron of a row is deaf."""
+    """Only the first neuron of a row hears."""
 
     def forward(self, x):
         deaf = torch.ones(x.shape[-1]).to(x)

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from snn_sparse.fusion.neurons.player import Player, Unfit, tensors
-from snn_sparse.fusion.neurons.surrogates import match_curve, nice
+from snn_sparse.fusion.neurons.surrogates import Curve, match_curve, nice, rescale
 from snn_sparse.ops import plain_neuron
 from snn_sparse.specs import NeuronSpec
 
@@ -106,15 +105,14 @@ def _forms(
 def candidates(player: Player, m: Measured, tolerance: float) -> Iterator[Candidate]:
     """Neurons of ours with these responses, up to a relative ``tolerance``, that differ in how they round."""
     middle = (m.low + m.high) / 2
-    curves: dict[float, dict[str, Any]] = {}
+    curve = _curve(player, m.high)
     gains = _gains(player, m)
     for decay in nice(m.decay, 10 * tolerance):
         for form, unit, gain, rate in _forms(m, decay, middle, 10 * tolerance, gains):
-            if unit not in curves:
-                curves[unit] = _curve(player, m.high, unit)
+            surrogate = dict(zip(("surrogate", "alpha", "height"), rescale(curve, unit), strict=True))
             for threshold in dict.fromkeys([*nice(form.v_threshold, tolerance), m.low * unit, m.high * unit]):
                 for strict in (False, True):
-                    spec = replace(form, v_threshold=threshold, strict=strict, **curves[unit])
+                    spec = replace(form, v_threshold=threshold, strict=strict, **surrogate)  # type: ignore[arg-type]
                     yield Candidate(spec, gain, rate)
 
 
@@ -131,21 +129,21 @@ def _gains(player: Player, m: Measured) -> list[float]:
     return [gain for ratio in steady if ratio > 0 and ratio != 1 for gain in nice(ratio, 1e-12)]
 
 
-def _curve(player: Player, threshold: float, unit: float) -> dict[str, Any]:
-    """Surrogate of the first spike, where potentials are ``unit`` times the input."""
+def _curve(player: Player, threshold: float) -> Curve:
+    """Surrogate of the first spike, in the units of the input."""
 
     def slope(u: Tensor) -> Tensor:
-        x = (threshold + u / unit).requires_grad_()
+        x = (threshold + u).requires_grad_()
         spikes = player(torch.stack([x, torch.zeros_like(x)]))[0]
         if not spikes.requires_grad:
             raise Unfit("its spikes have no gradient")
-        return torch.autograd.grad(spikes.sum(), x)[0] / unit
+        return torch.autograd.grad(spikes.sum(), x)[0]
 
     with torch.enable_grad():
         curve = match_curve(slope, player.tolerance)
     if curve is None:
         raise Unfit("its surrogate gradient is none of ours")
-    return dict(zip(("surrogate", "alpha", "height"), curve, strict=True))
+    return curve
 
 
 def fit(player: Player, scale: float) -> Iterator[Candidate]:
@@ -165,12 +163,17 @@ def fit(player: Player, scale: float) -> Iterator[Candidate]:
         raise Unfit("it fires otherwise than the neuron that its responses tell of")
     agreeing.sort(key=lambda entry: entry[:3])
     gradient = _gradient(player, x)
-    chosen = [replace(c, spec=replace(c.spec, detach_reset=d)) for *_, c in agreeing for d in _detaching(c.spec)]
-    errors = [_error(gradient, _gradient(candidate, x)) for candidate in chosen]
-    tolerance = 1e-9 if min(errors) <= 1e-9 else 1e-6  # many answer in float32
-    if min(errors) > tolerance:
-        raise Unfit("its gradients through time are none of ours")
-    yield from (candidate for candidate, error in zip(chosen, errors, strict=True) if error <= tolerance)
+    nearly = []  # many answer in float32
+    for *_, agreed in agreeing:
+        for detach in _detaching(agreed.spec):
+            candidate = replace(agreed, spec=replace(agreed.spec, detach_reset=detach))
+            error = _error(gradient, _gradient(candidate, x))
+            if error <= 1e-9:
+                yield candidate
+            elif error <= 1e-6:
+                nearly.append(candidate)
+    yield from nearly
+    raise Unfit("its gradients through time are none of ours")
 
 
 def _detaching(spec: NeuronSpec) -> tuple[bool, ...]:

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -29,14 +28,15 @@ from snn_sparse.specs import NeuronSpec
 Tensor = torch.Tensor
 
 LIBRARIES = ("torch.", "torchvision.", "spikingjelly.", "snntorch.", "norse.")
-_HARMLESS = (nn.Identity, nn.Sigmoid, nn.Tanh, nn.ReLU, nn.Hardtanh, nn.Softplus)
+_HARMLESS = {"torch.nn.modules.activation", "torch.nn.modules.linear.Identity"}
 _POTENTIALS = {"mem", "v", "u", "h", "vm", "membrane", "membrane_potential", "potential", "state", "spike", "spk"}
 _LARGEST = 100_000  # numbers in the parameters of a neuron
 
 _BOOKKEEPING = set(vars(nn.Module())) - {"training"}
 Propose = Callable[[Player, float], Iterator[Candidate]]
 
-_known: "WeakKeyDictionary[type, dict[Any, Dynamics | str]]" = WeakKeyDictionary()
+_known: dict[Any, Dynamics | str] = {}
+_MANY = 512  # of these, then anew
 
 
 def is_small(module: nn.Module) -> bool:
@@ -45,11 +45,16 @@ def is_small(module: nn.Module) -> bool:
     if type(module).__module__.startswith(LIBRARIES) or len(parts) > 8:
         return False
     for part in parts[1:]:
-        if type(part).__module__.startswith("torch.") and not isinstance(part, _HARMLESS):
+        kind = type(part)
+        if kind.__module__.startswith("torch.") and not {kind.__module__, _name(kind)} & _HARMLESS:
             return False
         if spikingjelly.is_node(part) or snntorch.is_neuron(part) or norse.is_cell(part):
             return False
     return sum(p.numel() for p in module.parameters()) <= _LARGEST
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def keeps_state(module: nn.Module) -> bool:
@@ -81,15 +86,16 @@ def _remembered(
     try:
         with undisturbed():
             twins = forgotten(module)
-            known = _known.setdefault(type(module), {})
             key = (_key(twins[0]), tuple(map(tuple, shapes)), calls > 1, *more)
             try:
-                if key in known:
-                    return known[key]
+                if key in _known:
+                    return _known[key]
             except TypeError:  # holds something that is no key
                 return _search(twins, shapes, calls, propose)
-            known[key] = _search(twins, shapes, calls, propose)
-            return known[key]
+            if len(_known) >= _MANY:
+                _known.clear()
+            _known[key] = _search(twins, shapes, calls, propose)
+            return _known[key]
     except Exception as error:  # anybody's code
         return f"probing it raises {type(error).__name__}"
 

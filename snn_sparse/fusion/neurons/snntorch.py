@@ -132,7 +132,7 @@ def start(settle: Callable[..., Tensor] | None, module: Any, like: Tensor, v: Te
     kept = module.mem if v is None else v
     if kept.shape != like.shape:  # snnTorch starts anew, whatever was given
         return None
-    return kept if settle is None else settle(module, kept)
+    return kept.to(like) if settle is None else settle(module, kept).to(like)
 
 
 def finish(module: Any, v: Tensor) -> None:

@@ -116,7 +116,7 @@ def start(module: Any, like: Tensor, v: Tensor | None = None) -> Tensor | None:
     """Potential that the next call starts from: ``v`` of the module, which is a number before the first call."""
     kept = module.v
     if isinstance(kept, Tensor):
-        return kept if kept.shape == like.shape else None  # 2.x starts anew at another batch size
+        return kept.to(like) if kept.shape == like.shape else None  # 2.x starts anew at another batch size
     rest = 0.0 if module.v_reset is None else float(module.v_reset)
     return None if float(kept) == rest else torch.full_like(like, float(kept))
 

@@ -120,7 +120,7 @@ def start(keeping: Keeping, spec: NeuronSpec, module: Any, like: Tensor, v: Tens
     """Potential that the next call starts from: the one given, or the one kept; None: rest."""
     kept = v if keeping.given or keeping.name is None else getattr(module, keeping.name, None)
     if isinstance(kept, Tensor) and kept.shape == like.shape:
-        return settle_to_zero(spec.v_threshold, spec.strict, kept) if keeping.before else kept
+        return (settle_to_zero(spec.v_threshold, spec.strict, kept) if keeping.before else kept).to(like)
     value = number(kept)
     return None if value is None or value == spec.v_rest else torch.full_like(like, value)
 

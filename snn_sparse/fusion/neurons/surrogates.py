@@ -92,6 +92,14 @@ def match_curve(gradient: Callable[[Tensor], Tensor], tolerance: float = 1e-9) -
     return None
 
 
+def rescale(curve: Curve, unit: float) -> Curve:
+    """Return the surrogate of potentials that are ``unit`` times as large: a ``unit``-th as steep and as high."""
+    surrogate = SURROGATES[curve[0]](*curve[1:])
+    kind = "piecewise_quadratic" if curve[0] == "triangle" else curve[0]
+    scaled = next(_roundings(kind, surrogate.slope / unit, surrogate.peak / unit, 1e-12))
+    return scaled.kind, scaled.alpha, scaled.height
+
+
 def _rectangles(
     gradient: Callable[..., Tensor], peak: float, steps: Tensor, relative: Tensor
 ) -> list[tuple[str, float]]:

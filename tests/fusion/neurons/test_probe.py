@@ -9,6 +9,8 @@ import homemade_case as case
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from neuron_case import assert_same
 from torch import nn
 
@@ -36,6 +38,8 @@ KNOWN = {
     "self.mem, gain": (partial(case.SelfMem, 0.25), STEP, T, {"decay": 0.6, "v_threshold": 1.0}),
     "self.mem and spike": (case.SelfMemAndSpike, STEP, T, {"decay": 0.5, "detach_reset": False}),
     "keeps a sequence": (case.KeepsSequence, SEQUENCE, 1, {"decay": 0.9, "v_reset": None}),
+    "activation": (partial(case.WithActivation, T), SEQUENCE, 1, {"decay": 0.25, "surrogate": "rectangle"}),
+    "insists": (partial(case.Insists, 7, C), [torch.Size((7, C))], T, {"decay": 0.75, "v_threshold": 0.9}),
     "explicit": (case.Explicit, STEP * 2, T, {"decay": 0.5, "detach_reset": False}),
     "explicit, first call": (case.Explicit, STEP, T, {"decay": 0.5}),
     "fixed parameter": (case.Frozen, SEQUENCE, 1, {"v_threshold": 1.0}),
@@ -57,6 +61,30 @@ def test_recognised(name):
     steps = 50 if name == "long" else T
     for dtype in (torch.float64, torch.float32):
         assert_same(module, found, (steps, 7, C), dtype=dtype)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    options=st.fixed_dictionaries(
+        {
+            "decay": st.floats(0.05, 1.0) | st.sampled_from([0.2, 0.5, 0.9, 1 - 1 / 3]),
+            "threshold": st.floats(0.1, 20) | st.sampled_from([1.0, 0.3, 15.0]),
+            "steepness": st.floats(0.5, 10),
+            "reset": st.sampled_from(["zero", "subtract"]),
+            "detach": st.booleans(),
+            "strict": st.booleans(),
+            "average": st.booleans(),
+        }
+    )
+)
+def test_any_numbers(options):
+    if options["decay"] > 0.95:
+        options["average"] = False  # it would take in next to nothing
+    module = case.Options(**options)
+    found = recognise(module, SEQUENCE, 1, {})
+    scale = options["threshold"] / (1 - options["decay"] if options["average"] else 1)
+    for dtype in (torch.float64, torch.float32):
+        assert_same(module, found, (T, 20, C), scale=scale, dtype=dtype)
 
 
 @pytest.mark.parametrize(("name", "state"), [("self.mem", "mem"), ("keeps a sequence", "v"), ("explicit", None)])
@@ -113,7 +141,7 @@ REFUSED = {
     "no memory": (case.NoMemory, "earlier"),
     "neighbours": (case.Neighbours, "another"),
     "one place": (case.OnePlace, "where it is"),
-    "noisy": (case.Noisy, "random"),
+    "noisy": (case.Noisy, ""),
     "rectifier": (case.Rectifier, "0 and 1"),
     "raises": (case.Raises, "RuntimeError"),
     "no gradient": (case.NoGradient, "gradient"),
