@@ -241,6 +241,41 @@ class SelfMemAndSpike(nn.Module):
         return self.spike
 
 
+class FromBelow(nn.Module):
+    """One step a call; rests at, leaks towards and resets to a potential below zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.v = None
+
+    def forward(self, x):
+        if self.v is None:
+            self.v = torch.full_like(x, -0.3)
+        self.v = self.v + (x - (self.v + 0.3)) / 1.5
+        spike = AtLeast.apply(self.v - 1.0)
+        self.v = self.v * (1 - spike.detach()) - 0.3 * spike.detach()
+        return spike
+
+
+class Single(nn.Module):
+    """Computes in float32, whatever it is given."""
+
+    def forward(self, x):
+        x = x.float()
+        v, spikes = torch.zeros_like(x[0]), []
+        for step in x:
+            v = v * 0.9 + step
+            spike = Lens.apply(v, 0.6, 0.35)
+            v = v * (1 - spike)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+class Attention(nn.Module):
+    def forward(self, x):
+        return torch.softmax(x @ x.transpose(-1, -2), -1) @ x
+
+
 class KeepsSequence(nn.Module):
     """``[T, N, ...]``, and the potential between calls."""
 

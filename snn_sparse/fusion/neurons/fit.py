@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from snn_sparse.fusion.neurons.player import Player, Unfit, tensors
@@ -37,6 +38,7 @@ class Measured:
     decay: float
     reset: str  # "zero", "subtract" or "late"
     edges: Tensor  # [2, P]: pairs of inputs at the very edge of firing at the second
+    single: bool  # whether it computes in float32, whatever it is given
 
 
 def bisect(fires: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +79,9 @@ def measure(player: Player, scale: float) -> Measured:
     }
     for reset, expected in kinds.items():
         if torch.allclose(second[3:6], expected, atol=10 * near, rtol=0):
-            return Measured(low, high, decay, reset, edges)
+            single = bool((silent.float() != second.float()).all())  # neighbours in float64, and apart in float32
+            low, high = (float(np.float32(c)) if single else c for c in (low, high))
+            return Measured(low, high, decay, reset, edges, single)
     raise Unfit("it resets neither to zero nor by subtraction")
 
 
@@ -102,31 +106,52 @@ def _forms(
         yield NeuronSpec("plif", v_threshold=threshold * part, v_reset=v_reset), part, 1.0, part
 
 
-def candidates(player: Player, m: Measured, tolerance: float) -> Iterator[Candidate]:
-    """Neurons of ours with these responses, up to a relative ``tolerance``, that differ in how they round."""
+def candidates(player: Player, m: Measured) -> Iterator[Candidate]:
+    """Neurons of ours with these responses, that differ in how they round."""
+    tolerance = 1e-6 if m.single else 1e-9
     middle = (m.low + m.high) / 2
     curve = _curve(player, m.high)
-    gains = _gains(player, m)
-    for decay in nice(m.decay, 10 * tolerance):
+    units = _units(player, m)
+    gains = [gain for gain, _ in units if gain != 1]
+    near = np.float32(m.decay)
+    steps = range(-2, 3) if m.single else ()  # of float32, which it is measured up to
+    decays = [*nice(m.decay, 10 * tolerance), *(float(near + k * np.spacing(near)) for k in steps)]
+    for decay in decays:
         for form, unit, gain, rate in _forms(m, decay, middle, 10 * tolerance, gains):
             surrogate = dict(zip(("surrogate", "alpha", "height"), rescale(curve, unit), strict=True))
             for threshold in dict.fromkeys([*nice(form.v_threshold, tolerance), m.low * unit, m.high * unit]):
                 for strict in (False, True):
                     spec = replace(form, v_threshold=threshold, strict=strict, **surrogate)  # type: ignore[arg-type]
-                    yield Candidate(spec, gain, rate)
+                    yield from (Candidate(shifted, gain, rate) for shifted in _shifted(spec, units, tolerance))
 
 
-def _gains(player: Player, m: Measured) -> list[float]:
-    """Factors of the input that a potential which the module keeps or answers tells of, after one silent step."""
+def _shifted(spec: NeuronSpec, units: list[tuple[float, float]], tolerance: float) -> Iterator[NeuronSpec]:
+    """Return the neuron, and those with another potential at rest, which look the same from outside."""
+    yield spec
+    if spec.kind != "leaky" and spec.v_reset is not None:
+        for rest in dict.fromkeys(rest for _, rest in units if rest != 0):
+            for threshold in nice(spec.v_threshold + rest, tolerance):
+                yield replace(spec, v_threshold=threshold, v_reset=rest)
+
+
+def _units(player: Player, m: Measured) -> list[tuple[float, float]]:
+    """Factors of the input, and potentials at rest, that what the module keeps tells of after one silent step."""
     if player.axis is not None:
         return []
-    x = torch.linspace(-2, -1, player.columns, dtype=torch.float64)[None] * max(abs(m.low), 1e-3) + min(m.low, 0.0)
+    x = torch.linspace(-2, -1, player.columns, dtype=torch.float64) * max(abs(m.low), 1e-3) + min(m.low, 0.0)
+    if player.columns == 1:
+        return []
     module = player.fresh()
-    _, answered = player.play(module, x)
-    kept = [t.reshape(-1) for t in tensors(module, player.shape).values()]
-    ratios = [t.detach() / x[0] for t in ([*kept, answered] if answered is not None else kept)]
-    steady = {float(r[0]) for r in ratios if float((r - r[0]).abs().max()) <= 1e-9 * float(r[0].abs())}
-    return [gain for ratio in steady if ratio > 0 and ratio != 1 for gain in nice(ratio, 1e-12)]
+    _, answered = player.play(module, x[None])
+    kept = [t.detach().reshape(-1) for t in tensors(module, player.shape).values()]
+    units = []
+    for v in kept if answered is None else [*kept, answered.detach()]:
+        factor = float((v[-1] - v[0]) / (x[-1] - x[0]))
+        rest = float((v - factor * x).mean())
+        if factor > 0 and float((factor * x + rest - v).abs().max()) <= 1e-9 * float(v.abs().max()):
+            rest = next(nice(rest, 1e-9)) if abs(rest) > 1e-9 * abs(m.high * factor) else 0.0
+            units += [(gain, rest) for gain in nice(factor, 1e-12)]
+    return units
 
 
 def _curve(player: Player, threshold: float) -> Curve:
@@ -152,13 +177,13 @@ def fit(player: Player, scale: float) -> Iterator[Candidate]:
     x, tied = _inputs(player, m, scale)
     with torch.no_grad():
         spikes, tied_spikes = player(x), player(tied)
+        dtype = torch.float32 if m.single else torch.float64
         agreeing: list[tuple[int, int, int, Candidate]] = []
-        for tolerance in (1e-9, 1e-6):  # the second for those that compute in float32, whatever they are given
-            for order, candidate in enumerate([] if agreeing else candidates(player, m, tolerance)):
-                if torch.equal(candidate(x)[0], spikes):
-                    differing = int((candidate(tied)[0] != tied_spikes).sum())
-                    length = len(repr(candidate.spec.v_threshold)) + len(repr(candidate.spec.alpha))
-                    agreeing.append((differing, length, order, candidate))
+        for order, candidate in enumerate(candidates(player, m)):
+            if torch.equal(candidate(x.to(dtype))[0].to(x), spikes):
+                differing = int((candidate(tied.to(dtype))[0] != tied_spikes).sum())
+                length = len(repr(candidate.spec.v_threshold)) + len(repr(candidate.spec.alpha))
+                agreeing.append((differing, length, order, candidate))
     if not agreeing:
         raise Unfit("it fires otherwise than the neuron that its responses tell of")
     agreeing.sort(key=lambda entry: entry[:3])

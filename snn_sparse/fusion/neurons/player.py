@@ -177,7 +177,7 @@ class Player:
 
 def whole_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Shape of one timestep as the module was called with, of a smaller batch if it is large."""
-    return (min(shape[0], max(2, 4 * MOST // max(1, int(np.prod(shape[1:]))))), *shape[1:]) if shape else ()
+    return (min(shape[0], max(2, MOST // max(1, int(np.prod(shape[1:]))))), *shape[1:]) if shape else ()
 
 
 def small_shapes(shape: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """Neurons that no library's class tells of, recognised by what they do: any small module is played sequences to."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from snn_sparse.specs import NeuronSpec
 
 Tensor = torch.Tensor
 
+LAST = 9  # of the ranks of reasons: whatever axis time were, this would hold
 LIBRARIES = ("torch.", "torchvision.", "spikingjelly.", "snntorch.", "norse.")
 _HARMLESS = {"torch.nn.modules.activation", "torch.nn.modules.linear.Identity"}
 _POTENTIALS = {"mem", "v", "u", "h", "vm", "membrane", "membrane_potential", "potential", "state", "spike", "spk"}
@@ -117,8 +119,12 @@ def _key(value: Any) -> Any:
 def _search(twins: list[nn.Module], shapes: Sequence[torch.Size], calls: int, propose: Propose) -> Dynamics | str:
     """Try the ways to play to a module until one shows a neuron of ours."""
     reasons: list[tuple[int, str]] = []
+    done: set[tuple[int | None, bool]] = set()
+    began = time.monotonic()
     for player in _players(twins, shapes, calls):
-        scale = None
+        if (player.axis, player.explicit) in done:
+            continue
+        scale, player.began = None, began
         try:
             scale = _scale(player)
             _refuse_learnable(player, scale)
@@ -131,6 +137,9 @@ def _search(twins: list[nn.Module], shapes: Sequence[torch.Size], calls: int, pr
                     reasons.append((20, str(reason)))
         except Unfit as reason:
             reasons.append((reason.rank if scale is None else 10, str(reason)))
+            done.add((player.axis, player.explicit))  # it took that shape: another would say the same
+            if reason.rank == LAST:
+                break
         except Exception as error:  # another shape than it takes, most of the time
             reasons.append((-1, f"it raises {type(error).__name__} when played to"))
         if scale is not None:  # it is a neuron, and this is how to play to it
@@ -182,7 +191,7 @@ def _scale(player: Player) -> float:
         x = uniform * scale
         spikes = player(x).detach()
         if not set(spikes.unique().tolist()) <= {0.0, 1.0}:
-            raise Unfit("its answers are not 0 and 1")
+            raise Unfit("its answers are not 0 and 1", LAST)
         if 0.02 < float(spikes.mean()) < 0.98:
             break
     else:

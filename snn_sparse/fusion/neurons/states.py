@@ -1,7 +1,7 @@
 """Where a module that is probed keeps its potential between calls, and how ours is put there and read from there."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ class Keeping:
 
     Args:
         name: attribute that keeps it; None: none does.
-        given: whether a call starts from the potential that it is given, not from that attribute.
+        given: whether a call starts from the potential that it is given only, from rest if there is none.
         cleared: attributes that must be zeros beside a potential of ours.
         before: whether it is the potential before the reset to zero.
     """
@@ -54,20 +54,30 @@ def find_state(player: Player, candidate: Candidate, scale: float) -> Keeping:
         if potential is None or (answered is not None and not _close(answered, potential, player.tolerance)):
             continue
         names = [n for n, tensor in kept.items() if _close(tensor, potential, player.tolerance)]
-        for keeping in _ways(names, set(kept), before, player.explicit):
+        for keeping in [Keeping(before=before)] if player.explicit and not names else _ways(names, set(kept), before):
             trial = player.fresh()
             _put(trial, keeping, set(kept), v.reshape(player.shape))
             if torch.equal(player.play(trial, second, v if player.explicit else None)[0], spikes):
-                return keeping
+                given = player.explicit and not _continues(player, candidate, keeping, second, v)
+                return replace(keeping, given=given)
     raise Unfit("the potential that it keeps is not that of our neuron")
 
 
-def _ways(names: list[str], kept: set[str], before: bool, given: bool) -> Iterator[Keeping]:
-    if given and not names:
-        yield Keeping(None, given, (), before)
+def _ways(names: list[str], kept: set[str], before: bool) -> Iterator[Keeping]:
     for name in names:
         for cleared in dict.fromkeys(((), tuple(sorted(kept - {name})))):
-            yield Keeping(name, given, cleared, before)
+            yield Keeping(name, False, cleared, before)
+
+
+def _continues(player: Player, candidate: Candidate, keeping: Keeping, x: Tensor, v: Tensor) -> bool:
+    """Whether a module that takes a potential goes on from the one it keeps if it is given none."""
+    module = player.fresh()
+    finish(keeping, module, v.reshape(player.shape).clone())
+    try:
+        spikes = module(x[0].reshape(player.shape))[0].reshape(1, -1).to(x)
+    except Exception:  # it must be given one
+        return False
+    return torch.equal(spikes, candidate(x[:1], v)[0]) and not torch.equal(spikes, candidate(x[:1])[0])
 
 
 def _put(module: nn.Module, keeping: Keeping, kept: set[str], v: Tensor) -> None:
@@ -118,7 +128,9 @@ def _settle(threshold: float, strict: bool, module: nn.Module, v: Tensor) -> Ten
 
 def start(keeping: Keeping, spec: NeuronSpec, module: Any, like: Tensor, v: Tensor | None = None) -> Tensor | None:
     """Potential that the next call starts from: the one given, or the one kept; None: rest."""
-    kept = v if keeping.given or keeping.name is None else getattr(module, keeping.name, None)
+    kept = v
+    if v is None and keeping.name is not None and not keeping.given:
+        kept = getattr(module, keeping.name, None)
     if isinstance(kept, Tensor) and kept.shape == like.shape:
         return (settle_to_zero(spec.v_threshold, spec.strict, kept) if keeping.before else kept).to(like)
     value = number(kept)

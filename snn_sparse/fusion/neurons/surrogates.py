@@ -52,7 +52,8 @@ class Firing:
 def nice(value: float, tolerance: float) -> Iterator[float]:
     """Round numbers and simple fractions within a relative ``tolerance``, simplest first, then ``value``."""
     seen = set()
-    rounded = [round(value, digits) for digits in range(7)]
+    digits = (d for d in range(7) if 10.0**-d > 50 * tolerance * abs(value))  # else any number is next to a round one
+    rounded = [round(value, d) for d in digits]
     for candidate in [*rounded, float(Fraction(value).limit_denominator(100)), value]:
         if abs(candidate - value) <= tolerance * abs(value) and candidate not in seen:
             seen.add(candidate)

@@ -37,6 +37,7 @@ KNOWN = {
     "self.mem": (case.SelfMem, STEP, T, {"decay": 0.6, "v_threshold": 1.0, "strict": False}),
     "self.mem, gain": (partial(case.SelfMem, 0.25), STEP, T, {"decay": 0.6, "v_threshold": 1.0}),
     "self.mem and spike": (case.SelfMemAndSpike, STEP, T, {"decay": 0.5, "detach_reset": False}),
+    "from below": (case.FromBelow, STEP, T, {"kind": "lif", "tau": 1.5, "v_threshold": 1.0, "v_reset": -0.3}),
     "keeps a sequence": (case.KeepsSequence, SEQUENCE, 1, {"decay": 0.9, "v_reset": None}),
     "activation": (partial(case.WithActivation, T), SEQUENCE, 1, {"decay": 0.25, "surrogate": "rectangle"}),
     "insists": (partial(case.Insists, 7, C), [torch.Size((7, C))], T, {"decay": 0.75, "v_threshold": 0.9}),
@@ -61,6 +62,23 @@ def test_recognised(name):
     steps = 50 if name == "long" else T
     for dtype in (torch.float64, torch.float32):
         assert_same(module, found, (steps, 7, C), dtype=dtype)
+
+
+def test_a_module_that_computes_in_float32():
+    found = recognise(case.Single(), SEQUENCE, 1, {})
+    spec, _ = found.read(None)
+    assert (spec.decay, spec.v_threshold, spec.strict, spec.detach_reset) == (0.9, 0.6, True, False)
+    assert (spec.surrogate, spec.alpha, spec.height) == ("rectangle", 10 / 7, 1.0)
+    assert_same(case.Single(), found, (T, 20, C), dtype=torch.float32)
+
+
+def test_large_modules_take_no_long():
+    began = time.monotonic()
+    for shape in ((4, 32, 8, 196, 64), (128, 4, 3, 224, 224)):
+        assert isinstance(recognise(case.Attention(), [torch.Size(shape)], 1, {}), str)
+    found = recognise(case.BatchFirst(), [torch.Size((64, 4, 64, 56, 56))], 1, {})
+    assert found.time_axis == 1
+    assert time.monotonic() - began < 2 * player.SECONDS
 
 
 @settings(deadline=None, max_examples=15)
@@ -113,7 +131,7 @@ def test_a_state_that_is_left_from_before_is_forgotten():
 @pytest.mark.parametrize(
     "change",
     [
-        {"decay": 0.6000001},
+        {"decay": 0.6001},
         {"v_threshold": 1.00001},
         {"v_reset": None},
         {"detach_reset": False},

@@ -61,7 +61,7 @@ def test_numbers_are_read_as_they_stand():
     with torch.no_grad():
         module.beta.fill_(1.5)
     spec, rate = found.read(module)
-    assert spec.decay == float(rate) == 1.0
+    assert spec.decay == float(rate.detach()) == 1.0
     assert rate.shape == ()
 
 
@@ -89,8 +89,12 @@ class Doubled(snn.Leaky):
 
 def test_subclasses():
     assert_same(Inherited(0.7, init_hidden=True), found_for(Inherited(0.7, init_hidden=True)), SHAPE)
-    found = found_for(Doubled(0.7, init_hidden=True))
-    assert found.read(None)[0].v_threshold != 1.0 or found.gain == 2.0 if not isinstance(found, str) else True
+    for style in STYLES[::2]:
+        for reset in ("subtract", "zero"):
+            module = Doubled(0.75, reset_mechanism=reset, **style)
+            found = found_for(module)  # by what it does
+            assert (found.gain, found.read(None)[0].decay, found.explicit) == (2.0, 0.75, not style)
+            assert_same(module, found, SHAPE)
 
 
 REFUSED = {
