@@ -136,7 +136,7 @@ class Stream(nn.Module):
             neuron.LIFNode(tau=2.5, v_threshold=0.5, surrogate_function=surrogate.ATan()),
             nn.Flatten(),
             nn.Linear(6 * 9, 8),
-            neuron.IFNode(v_threshold=1.5, surrogate_function=surrogate.ATan()),
+            neuron.IFNode(v_threshold=0.8, surrogate_function=surrogate.ATan()),
             nn.Linear(8, 4),
         )
 

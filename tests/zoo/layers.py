@@ -148,8 +148,10 @@ class Subclassed(nn.Module):
         return torch.cat(logits, dim=0)
 
 
-def _network(name, style, build, shape, neurons):
-    return Network(name, style, lambda: lively(build()), draw(*shape), neurons, neurons, reset=functional.reset_net)
+def _network(name, style, build, shape, neurons, gain=3.0):
+    return Network(
+        name, style, lambda: lively(build(), gain), draw(*shape), neurons, neurons, reset=functional.reset_net
+    )
 
 
 NETWORKS = (
@@ -159,7 +161,7 @@ NETWORKS = (
     _network("dropout_loop", "nn.Dropout in a loop: a mask a step", DropoutLoop, (3, 3, 8, 8), 2),
     _network("stretched", "dilated, asymmetric, circular convolutions, odd maps", Stretched, (3, 3, 2, 9, 11), 3),
     _network("audio", "Conv1d of [T, N, C, L]", Audio, (4, 3, 2, 33), 2),
-    _network("linears", "linear layers only, spikes counted in a loop", Linears, (3, 1, 8, 8), 2),
+    _network("linears", "linear layers only, spikes counted in a loop", Linears, (3, 1, 8, 8), 2, 8.0),
     _network(
         "subclassed", "subclass of LIFNode, concatenated spikes, torch.cat over time", Subclassed, (3, 3, 8, 8), 3
     ),

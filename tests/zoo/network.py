@@ -43,6 +43,8 @@ def lively(model, gain=3.0):
                 module.bias.uniform_(0.0, 0.6)
             elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
                 module.weight.mul_(gain)
+                if module.bias is not None:
+                    module.bias.uniform_(0.0, 1.2)
     return model
 
 

@@ -76,7 +76,7 @@ class Hidden(nn.Module):
             nn.Conv2d(2, 6, 3, padding=1),
             nn.BatchNorm2d(6),
             nn.MaxPool2d(2),
-            snn.Leaky(init_hidden=True, **leaky),
+            snn.Leaky(threshold=2.0, init_hidden=True, **leaky),
             nn.Flatten(),
             nn.Linear(6 * 16, 5),
             snn.Leaky(init_hidden=True, output=True, **leaky),

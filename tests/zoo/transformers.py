@@ -195,11 +195,19 @@ class SpikeDrivenTransformer(nn.Module):
         return self.head(self.head_lif(x.flatten(3).mean(3)))
 
 
+def attentive(model):
+    """Queries, keys and values fire often enough for their products to reach a threshold."""
+    for name, module in lively(model).named_modules():
+        if name.endswith(("q_bn", "k_bn", "v_bn")):
+            nn.init.uniform_(module.bias, 1.0, 2.0)
+    return model
+
+
 NETWORKS = (
     Network(
         "spikformer",
         "Spikformer: Linear and BatchNorm1d under transpose, old multi-step nodes, q @ k^T @ v",
-        lambda: lively(Spikformer()),
+        lambda: attentive(Spikformer()),
         draw(3, 3, 8, 8),
         10,
         10,
@@ -208,7 +216,7 @@ NETWORKS = (
     Network(
         "spikformer_conv1d",
         "Spikformer: 1x1 Conv1d on merged T and N, SpikingJelly multi-step nodes, q @ (k^T @ v)",
-        lambda: lively(Spikformer(conv=True)),
+        lambda: attentive(Spikformer(conv=True)),
         draw(3, 3, 8, 8),
         8,
         8,
