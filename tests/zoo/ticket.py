@@ -110,11 +110,10 @@ class StackedLogits(nn.Module):
 
 
 class Sequence(nn.Module):
-    """Frames of a sequence, one a step; ``axis`` is where time stands."""
+    """Frames of a sequence, one a step."""
 
-    def __init__(self, axis):
+    def __init__(self):
         super().__init__()
-        self.axis = axis
         self.conv = nn.Sequential(
             nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), lif(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3)
         )
@@ -158,7 +157,7 @@ NETWORKS = (
     _network("loop_resnet19", "lottery-ticket ResNet19: stem before the loop", LoopResNet, (3, 3, 16, 16), 8),
     _network("loop_stack", "loop, list of logits, torch.stack", StackedLogits, (3, 3, 8, 8), 2),
     _network("loop_list", "loop, a list of logits is returned", lambda: StackedLogits(3, False), (3, 3, 8, 8), 2),
-    _network("loop_time_first", "loop over x[t] of [T, N, ...]", lambda: TimeFirst(0), (4, 3, 2, 8, 8), 2),
-    _network("loop_batch_first", "loop over x[:, t] of [N, T, ...]", lambda: BatchFirst(1), (3, 5, 2, 8, 8), 2),
-    _network("loop_time_last", "loop over x[..., t] of [N, C, H, W, T]", lambda: TimeLast(-1), (3, 2, 8, 8, 4), 2),
+    _network("loop_time_first", "loop over x[t] of [T, N, ...]", TimeFirst, (4, 3, 2, 8, 8), 2),
+    _network("loop_batch_first", "loop over x[:, t] of [N, T, ...]", BatchFirst, (3, 5, 2, 8, 8), 2),
+    _network("loop_time_last", "loop over x[..., t] of [N, C, H, W, T]", TimeLast, (3, 2, 8, 8, 4), 2),
 )
