@@ -1,10 +1,14 @@
 """Masks: which weights of a network are alive."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
+
+from snn_sparse.tickets import foreign_masks
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -41,6 +45,55 @@ class Mask(Mapping[str, torch.Tensor]):
         if not weights:
             raise ValueError("model has no parameter that pruning may touch (a weight of more than one dimension)")
         return cls({name: torch.ones_like(p, dtype=torch.bool) for name, p in weights.items()})
+
+    @classmethod
+    def from_prune(cls, model: nn.Module, permanent: bool = False) -> "Mask":
+        """Take over the masks of ``torch.nn.utils.prune``; weights without one are alive.
+
+        Args:
+            model: some of its weights are under ``torch.nn.utils.prune``.
+            permanent: whether to take that pruning off, leaving zeros; then :meth:`apply_` can keep them zero.
+
+        Raises:
+            ValueError: nothing is pruned so, or a bias is too.
+        """
+        mask = cls(foreign_masks.read_prune(model, prunable(model)))
+        if permanent:
+            foreign_masks.remove_prune(model)
+        return mask
+
+    @classmethod
+    def from_zeros(cls, source: nn.Module | Mapping[str, Any], model: nn.Module | None = None) -> "Mask":
+        """Make the mask under which those weights are alive that are not exactly zero.
+
+        Args:
+            source: a model, or a ``state_dict``; also one saved under ``torch.nn.utils.prune``, with the prefix
+                ``module.``, or inside another dict.
+            model: the network that a ``state_dict`` is for; without it, every tensor of the ``state_dict`` counts that
+                has ``weight`` in its name and more than one dimension.
+
+        Raises:
+            ValueError: a weight is missing or of another shape. TypeError: ``source`` is neither.
+        """
+        if isinstance(source, nn.Module):
+            model, source = model or source, source.state_dict()
+        elif not isinstance(source, Mapping):
+            raise TypeError(f"source must be a torch.nn.Module or a state_dict, got {type(source).__name__}")
+        return cls(foreign_masks.read_zeros(source, None if model is None else prunable(model)))
+
+    @classmethod
+    def from_file(cls, path: str | Path, model: nn.Module) -> "Mask":
+        """Read the masks that lottery-ticket code dumps with ``pickle`` or ``torch.save``; nothing in the file is run.
+
+        Args:
+            path: a list of numpy arrays or tensors, one for each prunable weight in order, or a dict of them by name;
+                0 or 1, of any number type.
+            model: the network that they are for.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: it is damaged, asks for code, or does not fit ``model``; named.
+        """
+        return cls(foreign_masks.read_file(path, model, prunable(model)))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._keep[name]
@@ -122,6 +175,19 @@ class Mask(Mapping[str, torch.Tensor]):
             guard(model, None)
         if optimizer is not None:
             self._clear_state(model, optimizer)
+        return model
+
+    def to_prune_(self, model: nn.Module) -> nn.Module:
+        """Hand the mask to ``torch.nn.utils.prune``, in place of :meth:`apply_`; returns ``model``.
+
+        Raises:
+            ValueError: the mask does not fit the model.
+        """
+        self.check(model)
+        self.remove_(model)
+        for name, mask in self.items():
+            prefix, _, own = name.rpartition(".")
+            prune.custom_from_mask(model.get_submodule(prefix), own, mask)
         return model
 
     @torch.no_grad()
