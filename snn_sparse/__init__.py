@@ -12,6 +12,7 @@ from snn_sparse.version import __version__
 if TYPE_CHECKING:
     from snn_sparse import models, nn, ops, tickets, training
     from snn_sparse.fusion import fuse
+    from snn_sparse.fusion.nir import from_nir, to_nir
     from snn_sparse.models import build_model
     from snn_sparse.ops import backend_report, predict, temporal_cross_entropy
     from snn_sparse.specs import NeuronSpec
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "snn_sparse.fusion": ("fuse",),
+    "snn_sparse.fusion.nir": ("from_nir", "to_nir"),
     "snn_sparse.models": ("build_model",),
     "snn_sparse.ops": ("backend_report", "predict", "temporal_cross_entropy"),
     "snn_sparse.specs": ("NeuronSpec",),
@@ -56,6 +58,7 @@ __all__ = [
     "backend_report",
     "build_model",
     "early_timestep",
+    "from_nir",
     "fuse",
     "live_optimizer",
     "magnitude_mask",
@@ -69,6 +72,7 @@ __all__ = [
     "snip_mask",
     "temporal_cross_entropy",
     "tickets",
+    "to_nir",
     "training",
 ]
 

@@ -1,6 +1,6 @@
 """Modules that hold state (parameters, running statistics, masks) and call :mod:`snn_sparse.ops`."""
 
-from snn_sparse.nn.layers import BatchNorm2d, Conv2d, MaxPool2d
+from snn_sparse.nn.layers import AvgPool2d, BatchNorm2d, Conv1d, Conv2d, MaxPool2d
 from snn_sparse.nn.masked_layers import MaskedConv2d, MaskedLinear
 from snn_sparse.nn.neuron import IF, LIF, NEURONS, Leaky, Neuron, ParametricLIF, make_neuron
 from snn_sparse.nn.stage import Stage
@@ -9,7 +9,9 @@ __all__ = [
     "IF",
     "LIF",
     "NEURONS",
+    "AvgPool2d",
     "BatchNorm2d",
+    "Conv1d",
     "Conv2d",
     "Leaky",
     "MaskedConv2d",

@@ -1,4 +1,4 @@
-"""torch's own layers, taking a sequence ``[T, N, C, H, W]`` as well as a batch ``[N, C, H, W]``.
+"""torch's own layers, taking a sequence ``[T, N, C, H, W]`` (1d: ``[T, N, C, L]``) as well as a batch ``[N, C, H, W]``.
 
 Parameters, buffers and ``state_dict`` keys are those of the torch layer of the same name.
 """
@@ -16,6 +16,26 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve a batch or a sequence."""
+        if x.dim() == 5:
+            return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return super().forward(x)
+
+
+class Conv1d(nn.Conv1d):
+    """``torch.nn.Conv1d`` that also takes ``[T, N, C, L]``; every timestep sees the same weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve a batch or a sequence."""
+        if x.dim() == 4:
+            return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return super().forward(x)
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """``torch.nn.AvgPool2d`` that also takes ``[T, N, C, H, W]``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool a batch or a sequence."""
         if x.dim() == 5:
             return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return super().forward(x)
