@@ -72,6 +72,27 @@ def test_a_list_with_batch_norms_too(tmp_path):
         ss.Mask.from_file(written(tmp_path / "a.pkl", list(entries.values())), model)
 
 
+def test_pickles_of_old_numpy_and_of_python_2(tmp_path):
+    model = small()
+    mask = random_mask_of(model)
+    new = pickle.dumps([m.numpy().astype(float) for m in mask.values()], 2)
+    old = new.replace(b"numpy._core", b"numpy.core")
+    assert old != new
+    (tmp_path / "old.pkl").write_bytes(old)
+    assert ss.Mask.from_file(tmp_path / "old.pkl", model).equal(mask)
+
+    class Python2:
+        def __init__(self, array):
+            self.array = array
+
+        def __reduce__(self):
+            make, arguments, (*state, data) = self.array.__reduce__()
+            return make, arguments, (*state, data.decode("latin1"))
+
+    path = written(tmp_path / "old.pkl", [Python2(m.numpy().astype(float)) for m in mask.values()], 2)
+    assert ss.Mask.from_file(path, model).equal(mask)
+
+
 def arrays(model):
     return {n: m.numpy() for n, m in random_mask_of(model).items()}
 

@@ -113,7 +113,7 @@ def record(model: nn.Module, example: torch.Tensor, is_layer: Callable[[nn.Modul
     hooks = []
     for name, module in model.named_modules():
         leaf = is_layer(module) or not any(True for _ in module.children())
-        hooks += recorder.watch(name or type(module).__name__.lower(), module, leaf)
+        hooks += recorder.watch(name or (type(module).__name__.lower() if leaf else ""), module, leaf)
     try:
         with torch.no_grad(), recorder:
             out = model(example)
