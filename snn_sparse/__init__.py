@@ -11,7 +11,7 @@ from snn_sparse.version import __version__
 
 if TYPE_CHECKING:
     from snn_sparse import models, nn, ops, tickets, training
-    from snn_sparse.fusion import fuse
+    from snn_sparse.fusion import explain, fuse, unfuse
     from snn_sparse.fusion.nir import from_nir, to_nir
     from snn_sparse.models import build_model
     from snn_sparse.ops import backend_report, predict, temporal_cross_entropy
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from snn_sparse.training import TrainStep, live_optimizer
 
 _NAMES = {
-    "snn_sparse.fusion": ("fuse",),
+    "snn_sparse.fusion": ("explain", "fuse", "unfuse"),
     "snn_sparse.fusion.nir": ("from_nir", "to_nir"),
     "snn_sparse.models": ("build_model",),
     "snn_sparse.ops": ("backend_report", "predict", "temporal_cross_entropy"),
@@ -59,6 +59,7 @@ __all__ = [
     "build_model",
     "early_timestep",
     "from_nir",
+    "explain",
     "fuse",
     "live_optimizer",
     "magnitude_mask",
@@ -74,6 +75,7 @@ __all__ = [
     "tickets",
     "to_nir",
     "training",
+    "unfuse",
 ]
 
 

@@ -90,7 +90,7 @@ class Compiled:
             if self.sites.kind_of(node) == "neuron":
                 node.meta["time_axis"] = self.sites.dynamics(node).time_axis
         self.builder: Builder = build(roll_up(captured.graph, self.sites.rolls), self.sites)
-        self.calls = census
+        self.leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"}
         self._spec, self._attributes = captured.spec, captured.attributes
         self._held = _held(model, self.builder.new)
         self._plans: dict[Any, tuple[fx.GraphModule, list[Any]]] = {}
@@ -114,11 +114,14 @@ class Compiled:
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
         """Run it on a list like the inputs that it was compiled for."""
-        tensors = [x for x in inputs if isinstance(x, Tensor)]
-        found = self.plan(self._like(tensors[0])).forward(*tensors)
+        found = self.prepare(inputs).forward(*(x for x in inputs if isinstance(x, Tensor)))
         for (name, key), value in self._attributes.items():
             setattr(self._model.get_submodule(name), key, value)
         return tree_unflatten(found, self._spec)
+
+    def prepare(self, inputs: Sequence[Any]) -> fx.GraphModule:
+        """The graph that a call with these inputs runs."""
+        return self.plan(self._like(next(x for x in inputs if isinstance(x, Tensor))))
 
     def _like(self, x: Tensor) -> Tensor:
         weight = next((p for p in self._model.parameters() if p.is_floating_point()), x)

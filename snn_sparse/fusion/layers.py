@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from snn_sparse.nn import BatchNorm2d, Conv2d
+from snn_sparse.nn import BatchNorm2d, Conv1d, Conv2d
 from snn_sparse.specs import BatchNormStatistics
 
 Kind = Literal["conv", "linear", "norm"]
 _BASES: tuple[tuple[type, Kind], ...] = ((_ConvNd, "conv"), (nn.Linear, "linear"), (_BatchNorm, "norm"))
-_OURS = (Conv2d, BatchNorm2d)
+_OURS = (Conv1d, Conv2d, BatchNorm2d)
 
 
 def _author(kind: type) -> type:
@@ -53,7 +53,7 @@ def merges(module: nn.Module, args: tuple[Any, ...]) -> bool:
     if not isinstance(x, torch.Tensor) or kind_of(module) not in ("conv", "norm"):
         return False
     if isinstance(module, _OURS):
-        return x.dim() == 5
+        return x.dim() == _rank(module) + 1
     return getattr(module, "step_mode", None) == "m" and x.dim() == _rank(module) + 1
 
 

@@ -39,7 +39,8 @@ class Compiler:
         self.neurons, self.verify = dict(neurons), verify
         self.excluded: dict[str, str] = {}
         self.verified: dict[bool, str] = {}
-        self.reason, self.last = "", None
+        self.reason = ""
+        self.last: Compiled | None = None
         self._entries: OrderedDict[Any, list[Compiled | Refused]] = OrderedDict()
 
     def __deepcopy__(self, memo: Any) -> "Compiler":
@@ -76,6 +77,13 @@ class Compiler:
         while len(self._entries) > MAX_KEYS:
             self._entries.popitem(last=False)
         return entry, inputs
+
+    def took(self, entry: "Compiled | Refused") -> None:
+        """Remember what a call runs on, for :func:`snn_sparse.explain`."""
+        if isinstance(entry, Refused):
+            self.reason = entry.reason
+        else:
+            self.reason, self.last = "", entry
 
     def _compile(self, model: nn.Module, inputs: list[Any], spec: Any) -> "Compiled | Refused":
         def forward(*flat: Any) -> Any:
@@ -123,11 +131,8 @@ class FusedNetwork(nn.Module):
         """The forward pass of the original, compiled for this kind of input; as it was written where that cannot be."""
         compiler: Compiler = self.__dict__["_fused_compiler"]
         entry, inputs = compiler.find(self, args, kwargs)
-        if isinstance(entry, Refused):
-            compiler.reason = entry.reason
-            return original_forward(self, *args, **kwargs)
-        compiler.reason, compiler.last = "", entry
-        return entry(inputs)
+        compiler.took(entry)
+        return original_forward(self, *args, **kwargs) if isinstance(entry, Refused) else entry(inputs)
 
     @property
     def graph(self) -> Any:
@@ -210,7 +215,11 @@ def fuse(
     twin.__dict__["_fused_compiler"] = Compiler(named, verify)
     register(twin)
     if example:
-        twin.__dict__["_fused_compiler"].find(twin, example, {})
+        compiler = twin.__dict__["_fused_compiler"]
+        entry, inputs = compiler.find(twin, example, {})
+        compiler.took(entry)
+        if not isinstance(entry, Refused):
+            entry.prepare(inputs)
     return twin
 
 

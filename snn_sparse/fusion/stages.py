@@ -337,22 +337,37 @@ class Builder:
         if axis is None or shape is None or (shape[axis] > 1 and (len(form[axis]) != 1 or not form[axis][0].time)):
             return False
         time, steps = form[axis], shape[axis]
-        open_ = self._growing(x, node)
-        if open_ is not None and (open_.neuron is not None or not self._fits(open_, x, time)):
+        if not self._startable(node, site):
+            return False
+        open_, gain = self._growing(x, node), site.dynamics.gain
+        if open_ is not None and (open_.neuron is not None or gain != 1 or not self._fits(open_, x, time)):
             open_ = None
         if open_ is None:
             open_ = self._neuron_alone(node, x, time)
             if open_ is None:
                 return False
+            if gain != 1:
+                open_.x = self.emit(torch.mul, (open_.x, gain))
         open_.neuron, open_.old, open_.timesteps = self._stateful(node, open_, form, axis), node, steps
         dims = [time, *[resolve(d) for d in open_.dims][1:]]
         open_.dims = dims
         potentials = site.dynamics.returns_potential and any(u.target is getitem and u.args[1] == 1 for u in node.users)
-        open_.settings = replace(open_.settings, potentials=potentials)
+        before = site.dynamics.settle is not None
+        open_.settings = replace(open_.settings, potentials=potentials, before_reset=before)
         self._values[node] = Value(None, dims, open_)
         if len(node.args) > 1:
             self._start(node, open_, form, axis)
         return True
+
+    @staticmethod
+    def _startable(node: fx.Node, site: Site) -> bool:
+        """Whether a stage can start from the explicit state that a neuron is called with."""
+        assert site.dynamics is not None
+        given = node.args[1] if len(node.args) > 1 else None
+        if site.dynamics.unpack is not None or len(node.args) > 2 or node.kwargs:
+            return False
+        zeros = not isinstance(given, fx.Node) or given.target in (torch.zeros, torch.zeros_like, Tensor.new_zeros)
+        return site.dynamics.settle is None or zeros
 
     def _fits(self, o: Open, x: fx.Node, time: Dim) -> bool:
         first = resolve(o.dims[0])

@@ -91,6 +91,9 @@ def _compare(compiler: Any, model: nn.Module, inputs: list[Any], spec: Any, dtyp
             raise _Fails(f"the original fails: {(str(error).splitlines() or [''])[0]}") from None
         for _ in range(ROUNDS):
             actual = _Run(_twin(model, dtype), inputs, spec, compiler)
+            assert actual.compiled is not None
+            for run in (expected, actual):
+                run.keep_states(actual.compiled.sites)
             problem = expected.differs(actual, dtype)
             if not problem:
                 return ""
@@ -119,10 +122,16 @@ class _Run:
             self.outputs = [v for v in tree_flatten(out)[0] if _floats(v)]
             self._backward(model, given)
         self.kept = {n: b.detach().clone() for n, b in model.named_buffers()}
-        for name, module in model.named_modules():
-            for key, value in [*module.__dict__.items(), *module.__dict__.get("_memories", {}).items()]:
-                if _floats(value) and not key.startswith("_"):
-                    self.kept[f"{name}.{key} (state)"] = value.detach()
+
+    def keep_states(self, sites: Any) -> None:
+        """Write down the potentials that neurons start the next call from."""
+        for name in sites.neurons:
+            module, dynamics = self.model.get_submodule(name), sites.dynamics_of(name)
+            kept = getattr(module, dynamics.state, None) if dynamics.state is not None else None
+            if isinstance(kept, Tensor) and kept.numel():
+                start = dynamics.start(module, kept)
+                if start is not None:
+                    self.kept[f"the state of {name}"] = start.detach()
 
     def _backward(self, model: nn.Module, given: list[Any]) -> None:
         generator = torch.Generator().manual_seed(0)

@@ -54,13 +54,15 @@ class StageSettings:
     Attributes:
         timesteps: T where the input is constant; None: as many as the input has.
         norm, norm_residual: of the batch norms.
-        potentials: whether the membrane potential after each step is an output too.
+        potentials: whether the membrane potential of each step is an output too.
+        before_reset: whether that is the one before the reset.
     """
 
     timesteps: int | None = None
     norm: NormSettings = field(default_factory=NormSettings)
     norm_residual: NormSettings = field(default_factory=NormSettings)
     potentials: bool = False
+    before_reset: bool = False
 
 
 class Stage(nn.Module):
@@ -218,9 +220,11 @@ class Stage(nn.Module):
             residual = unpack_spikes(residual) if isinstance(residual, Packed) else residual
             x = x + (residual if other is None else other.plain(residual))
         spec, rate = self.neuron.describe()
-        spikes, potentials = plain_potentials(x, spec, rate=rate, v=v)
+        spikes, potentials, final = plain_potentials(
+            x, spec, rate=rate, v=v, before_reset=self.settings.before_reset
+        )
         if self.neuron.keeps_state:
-            self.neuron.finish(potentials[-1])
+            self.neuron.finish(final)
         return spikes, potentials
 
     @property

@@ -81,15 +81,22 @@ def plain_neuron(
 
 
 def plain_potentials(
-    x: Tensor, spec: NeuronSpec, *, rate: Tensor | None = None, v: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Run :func:`plain_neuron` and keep the membrane potential ``[T, N, ...]`` after each step beside the spikes."""
+    x: Tensor, spec: NeuronSpec, *, rate: Tensor | None = None, v: Tensor | None = None, before_reset: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run :func:`plain_neuron` and keep the membrane potential of each step beside the spikes.
+
+    Returns:
+        spikes ``[T, N, ...]``; potentials ``[T, N, ...]`` after the reset (or, if asked for, before it); the last one
+        after its reset ``[N, ...]``.
+    """
     spikes, potentials = [], []
+    v = torch.full_like(x[0], spec.v_rest) if v is None else v
     for x_t in x.unbind(0):
-        s, v = plain_neuron(x_t.unsqueeze(0), spec, rate=rate, v=v)
-        spikes.append(s[0])
-        potentials.append(v)
-    return torch.stack(spikes), torch.stack(potentials)
+        h = charge(v, x_t, spec, rate)
+        s, v = fire(h, spec)
+        spikes.append(s)
+        potentials.append(h if before_reset else v)
+    return torch.stack(spikes), torch.stack(potentials), v
 
 
 def check_rate(spec: NeuronSpec, rate: Tensor | None) -> None:

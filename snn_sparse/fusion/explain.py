@@ -1,0 +1,62 @@
+"""Explain: what of a network runs inside stages, what does not, and why."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from snn_sparse.fusion.network import FusedNetwork
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`fuse` made of a network; printed as a table.
+
+    Attributes:
+        fused: names of the original's modules that run inside stages.
+        left: names of modules that were left as they are -> why; ``""`` is the whole network.
+        stages: the modules of each stage, in order.
+        neurons: how many neurons were recognised in stages, of how many.
+    """
+
+    fused: tuple[str, ...]
+    left: Mapping[str, str]
+    stages: tuple[tuple[str, ...], ...]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What :meth:`__str__` prints: (stage or module, its parts or the reason)."""
+        found = [(f"stage {i}", " -> ".join(parts)) for i, parts in enumerate(self.stages)]
+        return found + [(name or "the network", f"left: {reason}") for name, reason in self.left.items()]
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max((len(name) for name, _ in rows), default=0)
+        lines = [f"{name:<{width}}  {text}" for name, text in rows]
+        count = f"{len(self.fused)} modules run in {len(self.stages)} stages, {len(self.left)} were left as they are"
+        return "\n".join([*lines, count])
+
+
+def explain(model: nn.Module) -> Explanation:
+    """Tell what of a fused network runs inside stages, and why the rest does not.
+
+    Args:
+        model: of :func:`snn_sparse.fuse`, called at least once, or fused with an example.
+
+    Raises:
+        TypeError: ``model`` was not fused. ValueError: nothing was captured yet.
+    """
+    if not isinstance(model, FusedNetwork):
+        raise TypeError(f"model must be a fused network, got {type(model).__name__}")
+    compiler: Any = model.__dict__["_fused_compiler"]
+    if compiler.reason:
+        return Explanation((), {"": compiler.reason}, ())
+    if compiler.last is None:
+        raise ValueError("model has not been called yet: call it, or fuse it with an example")
+    builder, sites = compiler.last.builder, compiler.last.sites
+    stages = tuple(tuple(node.meta["parts"]) for node in builder.new.nodes if "stage" in node.meta)
+    fused = tuple(dict.fromkeys(name for parts in stages for name in parts))
+    looked = {name for name in sites.reasons if name in compiler.last.leaves}
+    left = {name: sites.reasons.get(name, reason) for name, reason in builder.left.items()}
+    left |= {name: sites.reasons[name] for name in looked if name not in fused}
+    return Explanation(fused, left, stages)
