@@ -81,7 +81,7 @@ def forgotten(module: nn.Module) -> list[nn.Module]:
     twin = _copy(module).to("cpu", torch.float64)
     for name in RESETS:
         method = getattr(twin, name, None)
-        if callable(method):
+        if callable(method) and getattr(method, "__self__", None) is twin:  # no class method: it may reset others
             with contextlib.suppress(Exception):
                 method()
                 break

@@ -1,6 +1,7 @@
 """Home-made neurons: the module itself is the oracle; what is none of ours is refused in one line."""
 
 import dataclasses
+import pickle
 import random
 import time
 from functools import partial
@@ -8,6 +9,7 @@ from functools import partial
 import homemade_case as case
 import numpy as np
 import pytest
+import stranger_case
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,7 +77,7 @@ def test_a_module_that_computes_in_float32():
 def test_large_modules_take_no_long():
     began = time.monotonic()
     for shape in ((4, 32, 8, 196, 64), (128, 4, 3, 224, 224)):
-        assert isinstance(recognise(case.Attention(), [torch.Size(shape)], 1, {}), str)
+        assert isinstance(recognise(stranger_case.Attention(), [torch.Size(shape)], 1, {}), str)
     found = recognise(case.BatchFirst(), [torch.Size((64, 4, 64, 56, 56))], 1, {})
     assert found.time_axis == 1
     assert time.monotonic() - began < 2 * player.SECONDS
@@ -151,18 +153,18 @@ def test_the_oracle_tells_a_wrong_specification(change):
 
 
 REFUSED = {
-    "adaptive": (case.Adaptive, "reset"),
-    "rarely adaptive": (case.RarelyAdaptive, "fires otherwise"),
-    "two states": (case.TwoStates, ""),
-    "not causal": (case.NotCausal, "later"),
-    "quadratic": (case.Quadratic, "linear"),
-    "no memory": (case.NoMemory, "earlier"),
-    "neighbours": (case.Neighbours, "another"),
-    "one place": (case.OnePlace, "where it is"),
-    "noisy": (case.Noisy, ""),
-    "rectifier": (case.Rectifier, "0 and 1"),
-    "raises": (case.Raises, "RuntimeError"),
-    "no gradient": (case.NoGradient, "gradient"),
+    "adaptive": (stranger_case.Adaptive, "reset"),
+    "rarely adaptive": (stranger_case.RarelyAdaptive, "fires otherwise"),
+    "two states": (stranger_case.TwoStates, ""),
+    "not causal": (stranger_case.NotCausal, "later"),
+    "quadratic": (stranger_case.Quadratic, "linear"),
+    "no memory": (stranger_case.NoMemory, "earlier"),
+    "neighbours": (stranger_case.Neighbours, "another"),
+    "one place": (stranger_case.OnePlace, "where it is"),
+    "noisy": (stranger_case.Noisy, ""),
+    "rectifier": (stranger_case.Rectifier, "0 and 1"),
+    "raises": (stranger_case.Raises, "RuntimeError"),
+    "no gradient": (stranger_case.NoGradient, "gradient"),
     "learnt": (partial(case.Frozen, True), "threshold"),
     "one per channel": (partial(case.Frozen, False, (C, 1, 1)), ""),
     "relu": (nn.ReLU, "PyTorch"),
@@ -210,6 +212,14 @@ def test_the_module_is_left_alone():
     assert frozen.threshold.grad is None
 
 
+@pytest.mark.parametrize("name", ["self.mem", "self.mem and spike", "explicit", "late"])
+def test_dynamics_can_be_pickled(name):
+    make, shapes, calls, _ = KNOWN[name]
+    module = make()
+    found = pickle.loads(pickle.dumps(recognise(module, shapes, calls, {})))
+    assert_same(module, found, (T, 7, C))
+
+
 def test_under_no_grad_and_inference_mode():
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -236,7 +246,7 @@ def test_equal_modules_are_probed_once():
 
 def test_named_classes_are_taken_as_told():
     spec = NeuronSpec("leaky", decay=0.9, v_threshold=3.0)
-    found = recognise(case.TwoStates(), SEQUENCE, 1, {case.TwoStates: spec})
+    found = recognise(stranger_case.TwoStates(), SEQUENCE, 1, {stranger_case.TwoStates: spec})
     assert found.read(None) == (spec, None)
     assert found.time_axis == 0
     true = NeuronSpec("leaky", decay=0.6, alpha=2.0)

@@ -1,6 +1,7 @@
 """SpikingJelly's neurons, new and old: the modules themselves are the oracle."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,11 @@ def test_numbers_are_read_as_they_stand():
     node.tau, node.v_threshold, node.surrogate_function = 3.0, 0.7, surrogate.Erf(1.5)
     spec, rate = found.read(node)
     assert (spec.tau, spec.v_threshold, spec.surrogate, spec.alpha, rate) == (3.0, 0.7, "erf", 1.5, None)
+
+
+def test_dynamics_can_be_pickled():
+    node = sj.ParametricLIFNode(step_mode="m")
+    assert_same(node, pickle.loads(pickle.dumps(found_for(node))), SHAPE)
 
 
 def test_a_state_of_another_shape_is_left():
