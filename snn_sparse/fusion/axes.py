@@ -192,9 +192,9 @@ class Axes:
         if target is getitem and self._kind(x) == "neuron":
             return form
         self._keep(x)
-        if target in lifts._ELEMENTWISE:
+        if lifts.is_elementwise(target):
             return self._elementwise(node, shape)
-        if getattr(target, "__name__", "") in lifts._MERGED and len(shape) == len(form) > 2:
+        if lifts.is_per_image(target) and len(shape) == len(form) > 2:
             self._missing &= set(resolve(form[0]))
             return [*form[:2], *fresh(shape[2:])]
         return self._view(target, form, node.args, shape)

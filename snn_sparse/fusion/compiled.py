@@ -11,7 +11,7 @@ from snn_sparse.fusion.capture import Captured, capture, has_hooks, take_census
 from snn_sparse.fusion.plan import planned
 from snn_sparse.fusion.roll_up import roll_up
 from snn_sparse.fusion.sites import Sites
-from snn_sparse.fusion.stages import Builder, build
+from snn_sparse.fusion.stages import build
 from snn_sparse.fusion.tidy import tidy
 from snn_sparse.specs import NeuronSpec
 
@@ -89,10 +89,10 @@ class Compiled:
         for node in captured.graph.nodes:
             if self.sites.kind_of(node) == "neuron":
                 node.meta["time_axis"] = self.sites.dynamics(node).time_axis
-        self.builder: Builder = build(roll_up(captured.graph, self.sites.rolls), self.sites)
+        self.walk = build(roll_up(captured.graph, self.sites.rolls), self.sites)
         self.leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"}
         self._spec, self._attributes = captured.spec, captured.attributes
-        self._held = _held(model, self.builder.new)
+        self._held = _held(model, self.walk.new)
         self._plans: dict[Any, tuple[fx.GraphModule, list[Any]]] = {}
         state: set[Any] = {(n, self.sites.state_of(n)) for n in self.sites.neurons}
         keeping = [name for name, found in census.calls.items() if found.keeps]
@@ -104,10 +104,10 @@ class Compiled:
         """The graph that runs now: planned again where a mask is new."""
         device = like.device.type
         key = (torch.is_autocast_enabled(device), torch.compiler.is_compiling(), torch.is_grad_enabled())
-        tuners = [tuner for stage in self.builder.stages.values() if (tuner := _tuner(stage.conv)) is not None]
+        tuners = [tuner for stage in self.walk.stages.values() if (tuner := _tuner(stage.conv)) is not None]
         found = self._plans.get(key)
         if found is None or len(found[1]) != len(tuners) or any(a is not b for a, b in zip(found[1], tuners, strict=True)):
-            found = planned(self.builder.new, self.builder.stages, self._held, like), tuners
+            found = planned(self.walk.new, self.walk.stages, self._held, like), tuners
             self._plans[key] = found
         self.module = found[0]
         return found[0]

@@ -53,10 +53,10 @@ def explain(model: nn.Module) -> Explanation:
         return Explanation((), {"": compiler.reason}, ())
     if compiler.last is None:
         raise ValueError("model has not been called yet: call it, or fuse it with an example")
-    builder, sites = compiler.last.builder, compiler.last.sites
-    stages = tuple(tuple(node.meta["parts"]) for node in builder.new.nodes if "stage" in node.meta)
+    walk, sites = compiler.last.walk, compiler.last.sites
+    stages = tuple(tuple(node.meta["parts"]) for node in walk.new.nodes if "stage" in node.meta)
     fused = tuple(dict.fromkeys(name for parts in stages for name in parts))
     looked = {name for name in sites.reasons if name in compiler.last.leaves}
-    left = {name: sites.reasons.get(name, reason) for name, reason in builder.left.items()}
+    left = {name: sites.reasons.get(name, reason) for name, reason in walk.left.items()}
     left |= {name: sites.reasons[name] for name in looked if name not in fused}
     return Explanation(fused, left, stages)

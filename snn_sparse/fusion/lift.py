@@ -45,6 +45,16 @@ _DIRECT = {torch._C._nn.linear, F.layer_norm, torch.matmul, F.pad, torch._C._nn.
 _REDUCTIONS = {torch.mean, torch.sum, torch.amax, torch.softmax, F.log_softmax, torch.cumsum, torch.max, torch.argmax}
 
 
+def is_elementwise(target: Any) -> bool:
+    """Whether a function computes each element from those at the same place."""
+    return target in _ELEMENTWISE
+
+
+def is_per_image(target: Any) -> bool:
+    """Whether a function takes a batch of images, each by itself."""
+    return getattr(target, "__name__", "") in _MERGED
+
+
 def is_random(node: fx.Node) -> bool:
     """Whether a node draws random numbers."""
     if node.target is F.dropout:

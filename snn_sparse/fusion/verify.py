@@ -52,7 +52,7 @@ def few_samples(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: An
 
     found = Compiled(model, forward, inputs, compiler.neurons, compiler.excluded)
     short = list(inputs)
-    for i, dim in found.builder.batch_dimensions().items():
+    for i, dim in found.walk.batch_dimensions().items():
         place = [j for j, v in enumerate(inputs) if isinstance(v, Tensor)][i]
         short[place] = inputs[place].narrow(dim, 0, min(SAMPLES, inputs[place].shape[dim]))
     return short
@@ -128,6 +128,7 @@ class _Run:
         for name in sites.neurons:
             module, dynamics = self.model.get_submodule(name), sites.dynamics_of(name)
             kept = getattr(module, dynamics.state, None) if dynamics.state is not None else None
+            self.kept.pop(f"{name}.{dynamics.state}", None)  # snnTorch keeps it as a buffer
             if isinstance(kept, Tensor) and kept.numel():
                 start = dynamics.start(module, kept)
                 if start is not None:
