@@ -89,10 +89,10 @@ class Compiled:
         for node in captured.graph.nodes:
             if self.sites.kind_of(node) == "neuron":
                 node.meta["time_axis"] = self.sites.dynamics(node).time_axis
-        self.walk = build(roll_up(captured.graph, self.sites.rolls), self.sites)
+        self.walk = build(roll_up(captured.graph, self.sites.rolls, self.sites.take_inline), self.sites)
         self.leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"}
         self._spec, self._attributes = captured.spec, captured.attributes
-        self._held = _held(model, self.walk.new)
+        self._held = _held(model, self.walk.new, self.sites.inline)
         self._plans: dict[Any, tuple[fx.GraphModule, list[Any]]] = {}
         state: set[Any] = {(n, self.sites.state_of(n)) for n in self.sites.neurons}
         keeping = [name for name, found in census.calls.items() if found.keeps]
@@ -132,12 +132,15 @@ def _tuner(conv: Any) -> Any:
     return getattr(conv, "tuner", None)
 
 
-def _held(model: nn.Module, graph: fx.Graph) -> dict[str, Any]:
+def _held(model: nn.Module, graph: fx.Graph, inline: Mapping[str, nn.Module]) -> dict[str, Any]:
     """The modules and tensors of the network that a graph calls and reads, by name."""
     found: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op == "get_attr" or (node.op == "call_module" and "stage" not in node.meta):
-            at: Any = model
+            at: Any = inline.get(str(node.target), model)
+            if at is not model:
+                found[str(node.target)] = at
+                continue
             for name in str(node.target).split("."):
                 at = getattr(at, name)
             found[str(node.target)] = at

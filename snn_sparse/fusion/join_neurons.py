@@ -4,15 +4,15 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._pytree import tree_flatten
 
 from snn_sparse.fusion.arrange import arrangement, dims_of, maps
 from snn_sparse.fusion.axes import Dim, Form, resolve, size_of
 from snn_sparse.fusion.functions import getitem
+from snn_sparse.fusion.inline import is_zeros
 from snn_sparse.fusion.sites import Site
 from snn_sparse.fusion.tidy import shape_of
 from snn_sparse.fusion.walk import Open, Value, Walk
-
-_ZEROS = (torch.zeros, torch.zeros_like, torch.Tensor.new_zeros)
 
 
 def join_neuron(walk: Walk, node: fx.Node) -> bool:
@@ -22,7 +22,7 @@ def join_neuron(walk: Walk, node: fx.Node) -> bool:
         return False
     form, shape = walk.axes.form(x), shape_of(x)
     time = form[axis]
-    if shape is None or (shape[axis] > 1 and (len(time) != 1 or not time[0].time)) or not _startable(node, site):
+    if shape is None or (shape[axis] > 1 and not time) or not _startable(node, site):
         return False
     stage, gain = walk.growing(x, node), site.dynamics.gain
     if stage is None or stage.neuron is not None or gain != 1 or not _fits(walk, stage, x, time):
@@ -33,7 +33,10 @@ def join_neuron(walk: Walk, node: fx.Node) -> bool:
             stage.x = walk.emit(torch.mul, (stage.x, gain))
     ours = [resolve(d) for d in stage.dims][1:]
     theirs = [d for i, d in enumerate(form) if i != axis]
-    stage.neuron, stage.timesteps, stage.dims = _adapted(walk, node, theirs, ours), shape[axis], [time, *ours]
+    neuron = _adapted(walk, node, theirs, ours)
+    if neuron is None:
+        return False
+    stage.neuron, stage.timesteps, stage.dims = neuron, shape[axis], [time, *ours]
     asked = any(u.target is getitem and u.args[1] == 1 for u in node.users)
     potentials = site.dynamics.returns_potential and asked
     stage.set(potentials=potentials, before_reset=site.dynamics.settle is not None)
@@ -45,10 +48,14 @@ def join_neuron(walk: Walk, node: fx.Node) -> bool:
 
 def _startable(node: fx.Node, site: Site) -> bool:
     """Whether a stage can start from the explicit state that a neuron is called with."""
-    given = node.args[1] if len(node.args) > 1 else None
-    if site.dynamics is None or site.dynamics.unpack is not None or len(node.args) > 2 or node.kwargs:
+    given = tree_flatten(node.args[1:])[0]
+    if site.dynamics is None or len(node.args) > 2 or node.kwargs:
         return False
-    return site.dynamics.settle is None or not isinstance(given, fx.Node) or given.target in _ZEROS
+    if site.dynamics.unpack is not None and any(u.target is getitem and u.args[1] == 1 for u in node.users):
+        return False  # somebody reads a state that is no tensor
+    if site.dynamics.settle is None and site.dynamics.unpack is None:
+        return True
+    return all(not isinstance(v, fx.Node) or is_zeros(v) for v in given)
 
 
 def _fits(walk: Walk, stage: Open, x: fx.Node, time: Dim) -> bool:
@@ -72,12 +79,13 @@ def _alone(walk: Walk, node: fx.Node, x: fx.Node, time: Dim) -> Open | None:
     return Open(given, tuple(size_of(d) for d in now), now, node)  # type: ignore[arg-type]
 
 
-def _adapted(walk: Walk, node: fx.Node, theirs: Form, ours: Form) -> Site:
-    """The neuron, told how one step of its state lies in the network and in the stage."""
+def _adapted(walk: Walk, node: fx.Node, theirs: Form, ours: Form) -> Site | None:
+    """The neuron, told how one step of its state lies in the network and in the stage; None: they do not match."""
     shape = tuple(size_of(d) for d in theirs)
     inward = arrangement(theirs, ours, shape, set(), set())
     outward = arrangement(ours, theirs, [size_of(d) for d in ours], set(), set())
-    assert inward is not None and outward is not None
+    if inward is None or outward is None:
+        return None
     return walk.sites.adapted(node, inward, outward, shape)
 
 
@@ -86,7 +94,7 @@ def _start(walk: Walk, node: fx.Node, stage: Open, theirs: Form) -> None:
     given, neuron = node.args[1], stage.neuron
     if not isinstance(given, fx.Node) or tuple(shape_of(given) or ()) != tuple(size_of(d) for d in theirs):
         return
-    if neuron is None or given.target in _ZEROS:
+    if neuron is None or is_zeros(given):
         return
     adapter: Any = neuron.module
     v = adapter.inward.apply(walk.original(given), walk.emit)

@@ -99,6 +99,9 @@ class Compiler:
             return Compiled(model, forward, inputs, self.neurons, self.excluded)
         except CannotCapture as error:
             return Refused(str(error), model)
+        except Exception as error:  # of the compiler's own: never a reason not to run
+            what = (str(error).splitlines() or [""])[0]
+            return Refused(f"the compiler of snn_sparse failed ({type(error).__name__}: {what}); please report this", model)
 
 
 class Refused:

@@ -17,19 +17,30 @@ from torch import fx
 from torch.utils._pytree import tree_flatten, tree_map
 
 from snn_sparse.fusion.functions import getitem
+from snn_sparse.fusion.inline import InlineNeuron, cut_out, ends
 from snn_sparse.fusion.lift import Steps, is_random, lift
 from snn_sparse.fusion.order import components, in_order
 from snn_sparse.fusion.tidy import shape_of, stack, total
 
 KindOf = Callable[[fx.Node], str | None]
+Inline = Callable[[InlineNeuron, torch.Size], str | None]
 
 
 @dataclass(eq=False)
 class Pack:
-    """T nodes that do the same at T steps."""
+    """T nodes that do the same at T steps.
+
+    Attributes:
+        nodes: in order.
+        slices: of ``select`` of one sequence: its dimension.
+        neuron: of the answers of a neuron that was written into the loop: its name; ``read`` is what it reads.
+        read: at each step.
+    """
 
     nodes: list[fx.Node]
-    slices: int | None = None  # of ``select`` of one sequence: its dimension
+    slices: int | None = None
+    neuron: str | None = None
+    read: tuple[fx.Node, ...] = ()
 
     @property
     def first(self) -> fx.Node:
@@ -42,8 +53,9 @@ def operands(node: fx.Node) -> list[Any]:
     return tree_flatten((node.args, node.kwargs))[0]
 
 
-def _signature(node: fx.Node) -> Any:
-    leaves, spec = tree_flatten((node.args, node.kwargs))
+def _signature(node: fx.Node, neuron: bool) -> Any:
+    """What packed nodes have in common; a neuron's explicit state may be another at the first step."""
+    leaves, spec = tree_flatten((node.args[:1] if neuron else node.args, node.kwargs))
     constants = tuple("node" if isinstance(v, fx.Node) else repr(v) for v in leaves)
     return node.op, node.target, constants, str(spec), node.meta.get("statistics"), shape_of(node)
 
@@ -56,8 +68,10 @@ class Packer:
         kind_of: of a ``call_module`` node: ``conv``, ``linear``, ``norm``, ``neuron``; None: it stays as it is.
     """
 
-    def __init__(self, graph: fx.Graph, kind_of: KindOf) -> None:
-        self.graph, self._kind_of = graph, kind_of
+    def __init__(self, graph: fx.Graph, kind_of: KindOf, inline: Inline) -> None:
+        self.graph, self._kind_of, self._inline = graph, kind_of, inline
+        self.inside: dict[fx.Node, Pack] = {}  # nodes of a neuron that nobody else reads
+        self._places = {node: i for i, node in enumerate(graph.nodes)}
         self.of: dict[fx.Node, tuple[Pack, int]] = {}
         self._work: list[Pack] = []
         calls: dict[Any, list[fx.Node]] = defaultdict(list)
@@ -88,7 +102,8 @@ class Packer:
         if first.op == "call_module" and not self._kind_of(first):
             return
         slices = _slices(nodes)
-        if slices is None and len({_signature(n) for n in nodes}) > 1:
+        neuron = first.op == "call_module" and self._kind_of(first) == "neuron"
+        if slices is None and len({_signature(n, neuron) for n in nodes}) > 1:
             return
         pack = Pack(nodes, slices)
         self.of.update((node, (pack, t)) for t, node in enumerate(nodes))
@@ -96,7 +111,7 @@ class Packer:
 
     def _grow(self, pack: Pack) -> None:
         if pack.slices is None:
-            for elements in zip(*map(operands, pack.nodes), strict=True):
+            for elements in zip(*map(operands, pack.nodes), strict=False):
                 if all(isinstance(e, fx.Node) for e in elements):
                     self._try(list(elements))
         readers = [self._readers(node) for node in pack.nodes]
@@ -116,7 +131,7 @@ class Packer:
 
     def unit_of(self, node: fx.Node) -> Any:
         """The pack that a node is in, or the node itself."""
-        return self.of[node][0] if node in self.of else node
+        return self.of[node][0] if node in self.of else self.inside.get(node, node)
 
     def depends(self) -> dict[Any, set[Any]]:
         """Which units (packs and single nodes) each unit reads; a neuron's own potential apart."""
@@ -125,6 +140,8 @@ class Packer:
         for node in self.graph.nodes:
             unit = self.unit_of(node)
             for operand in operands(node):
+                if isinstance(unit, Pack) and unit.neuron is not None and self.unit_of(operand) is unit:
+                    continue
                 if isinstance(operand, fx.Node) and not (isinstance(unit, Pack) and is_carry(unit, node, operand)):
                     if isinstance(unit, Pack) and unit.slices is None and self.unit_of(operand) is unit:
                         found[unit].add(unit)
@@ -139,6 +156,8 @@ class Packer:
     def _dissolve_recurrences(self) -> None:
         while True:
             depends = self.depends()
+            if any(self._take_neuron(part) for part in components(depends) if len(part) > 1):
+                continue
             bad = [u for part in components(depends) if len(part) > 1 for u in part if isinstance(u, Pack)]
             bad += [u for u, read in depends.items() if isinstance(u, Pack) and u in read]
             if not bad:
@@ -146,6 +165,27 @@ class Packer:
             for pack in bad:
                 for node in pack.nodes:
                     self.of.pop(node, None)
+
+
+    def _take_neuron(self, units: list[Any]) -> bool:
+        """Take a circle for a neuron, if it is one."""
+        nodes = [n for u in units for n in (u.nodes if isinstance(u, Pack) else [u])]
+        circle = dict.fromkeys(sorted(nodes, key=self._places.__getitem__))
+        found = ends(circle)
+        if found is None or any(isinstance(u, Pack) and u.neuron for u in units):
+            return False
+        read, answers = found
+        shape = shape_of(read[0])
+        assert shape is not None
+        name = self._inline(cut_out(circle, read, answers), torch.Size((len(read), *shape)))
+        if name is None:
+            return False
+        for node in circle:
+            self.of.pop(node, None)
+        pack = Pack(answers, None, name, tuple(read))
+        self.inside.update((node, pack) for node in circle)
+        self.of.update((node, (pack, t)) for t, node in enumerate(answers))
+        return True
 
 
 _PACKED = ("call_module", "call_function")
@@ -163,11 +203,15 @@ def _slices(nodes: list[fx.Node]) -> int | None:
 
 
 def is_carry(pack: Pack, node: fx.Node, operand: fx.Node) -> bool:
-    """Whether ``operand`` is the potential that the neuron of a pack handed on at the step before."""
-    if node.op != "call_module" or len(node.args) < 2 or node.args[1] is not operand:
+    """Whether ``operand`` is (part of) the state that the neuron of a pack handed on at the step before."""
+    if node.op != "call_module" or operand not in tree_flatten(node.args[1:])[0] or operand is node.args[0]:
         return False
     t = pack.nodes.index(node)
-    return t > 0 and operand.target is getitem and operand.args == (pack.nodes[t - 1], 1)
+    while operand.target is getitem and t > 0:
+        if operand.args == (pack.nodes[t - 1], 1):
+            return True
+        operand = operand.args[0]  # type: ignore[assignment]
+    return False
 
 
 @dataclass
@@ -301,6 +345,8 @@ class Roller:
             if shape is not None and shape[0] != count:
                 x = self.emit(torch.narrow, (x, 0, 0, count))
             return Steps(x, False)
+        if pack.neuron is not None:
+            return self._written_neuron(pack)
         kind = self._kind_of(first) if first.op == "call_module" else None
         if kind == "neuron":
             return self._neuron(pack)
@@ -351,13 +397,20 @@ class Roller:
         new.meta["value"] = value.new_empty((count * value.shape[0], *value.shape[1:]))
         return Steps(self.emit(torch.reshape, (new, (count, *value.shape))), False)
 
+    def _written_neuron(self, pack: Pack) -> Steps:
+        """A neuron that was written into the loop."""
+        x = self.sequence(self._operand(pack, pack.read), len(pack.nodes))
+        new = self._new.graph.create_node("call_module", pack.neuron, (x,))
+        new.meta |= {"time_axis": 0, "value": x.meta["value"]}
+        return Steps(new, False)
+
     def _neuron(self, pack: Pack) -> Steps:
         """A neuron that is called once a step: once on the sequence."""
         first, count = pack.first, len(pack.nodes)
         x = self._operand(pack, tuple(n.args[0] for n in pack.nodes))
         given: list[Any] = [self.sequence(x, count)]
         if len(first.args) > 1:
-            given.append(self._read(first.args[1]) if isinstance(first.args[1], fx.Node) else first.args[1])
+            given.append(tree_map(lambda v: self._read(v) if isinstance(v, fx.Node) else v, first.args[1]))
         new = self._new.graph.create_node("call_module", first.target, tuple(given))
         new.meta.update(first.meta)
         new.meta["time_axis"] = 0
@@ -366,16 +419,18 @@ class Roller:
         return Steps(new, False)
 
 
-def roll_up(graph: fx.Graph, kind_of: KindOf) -> fx.Graph:
+def roll_up(graph: fx.Graph, kind_of: KindOf, inline: Inline = lambda *_: None) -> fx.Graph:
     """Write a tidied graph with its loops over time rolled up.
 
     Args:
         graph: of :func:`snn_sparse.fusion.capture.capture`, tidied.
         kind_of: of a ``call_module`` node; see :class:`Packer`. A ``neuron`` takes one timestep a call.
+        inline: asked whether a circle of functions, cut out as a module, is a neuron for inputs of some shape; answers
+            with the name under which it is to be called.
 
     Returns:
         A graph in which convolutions, linear layers and batch norms of a loop run once on the merged batch (the nodes
         of batch norms say ``statistics``, ``steps`` and how many ``updates`` the running statistics make), and neurons
         on sequences with time first (``time_axis`` 0).
     """
-    return Roller(Packer(graph, kind_of), kind_of).run()
+    return Roller(Packer(graph, kind_of, inline), kind_of).run()

@@ -84,6 +84,7 @@ class Sites:
         self.reasons: dict[str, str] = dict(excluded)
         self._sites: dict[str, Site] = {}
         self._inside: set[str] = set()
+        self.inline: dict[str, nn.Module] = {}  # neurons that were written into a loop
         self.forgotten: set[str] = set()  # neurons that forward puts to rest before it returns
         for name, found in census.calls.items():
             module = self._modules[name]
@@ -96,6 +97,18 @@ class Sites:
                 self._sites[name] = Site(name, module, kind)
             elif looks_like_neuron(module) and not any(name.startswith(f"{n}.") for n in self._inside):
                 self._ask(name, module, found, neurons)
+
+    def take_inline(self, module: nn.Module, shape: torch.Size) -> str | None:
+        """Take a module that was cut out of a loop for a neuron, if it is one; the name that it gets."""
+        name = f"inline_neuron_{len(self.inline)}"
+        if name in self.reasons:
+            return None
+        answer = recognise(module, [shape], 1, {})
+        if not isinstance(answer, Dynamics) or answer.time_axis != 0:
+            return None
+        self.inline[name] = module
+        self._sites[name] = Site(name, module, "neuron", answer)
+        return name
 
     def _hooked(self, name: str) -> bool:
         parts = name.split(".")

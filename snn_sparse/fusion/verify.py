@@ -126,8 +126,11 @@ class _Run:
     def keep_states(self, sites: Any) -> None:
         """Write down the potentials that neurons start the next call from."""
         for name in sites.neurons:
-            module, dynamics = self.model.get_submodule(name), sites.dynamics_of(name)
-            kept = getattr(module, dynamics.state, None) if dynamics.state is not None else None
+            dynamics = sites.dynamics_of(name)
+            if dynamics.state is None:
+                continue
+            module = self.model.get_submodule(name)
+            kept = getattr(module, dynamics.state, None)
             self.kept.pop(f"{name}.{dynamics.state}", None)  # snnTorch keeps it as a buffer
             if isinstance(kept, Tensor) and kept.numel():
                 start = dynamics.start(module, kept)

@@ -8,6 +8,7 @@ from torch import fx
 
 from snn_sparse.fusion.arrange import Arrangement, arrangement, maps
 from snn_sparse.fusion.axes import Atom, Axes, Dim, Form, resolve, size_of
+from snn_sparse.fusion.capture import CannotCapture
 from snn_sparse.fusion.sites import Site, Sites
 from snn_sparse.fusion.tidy import shape_of
 from snn_sparse.nn.stage import Stage, StageSettings
@@ -138,7 +139,8 @@ class Walk:
         if x not in self.values:
             return self.nodes[x]
         found = self.arranged(x, self.axes.form(x))
-        assert found is not None, x
+        if found is None:
+            raise CannotCapture(f"the compiler lost track of the dimensions of {x.name}")
         return found
 
     def target(self, x: fx.Node, channels: Dim, height: Dim, width: Dim) -> Form:
