@@ -10,18 +10,17 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from snn_sparse.fusion.compiled import Compiled, original_forward
 from snn_sparse.fusion.repeatable import Repeatable
-from snn_sparse.ops.neuron import plain_neuron
+from snn_sparse.fusion.replay import mistaken
 from snn_sparse.tuning import without_races
 
 Tensor = torch.Tensor
 OUTPUTS, GRADIENTS = 1e-9, 1e-7  # in float64, of the largest
 SINGLE = 1e-3  # in float32, for networks that compute in nothing else
 SAMPLES = 4  # of a batch
-ROUNDS = 8  # neurons that are put back before the whole network is
 
 
 def disagreement(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: Any) -> str:
-    """Compare a network with what it compiles to; neurons that disagree are excluded, one after the other.
+    """Compare a network with what it compiles to; neurons that are not what they were taken for are excluded.
 
     Args:
         compiler: whose ``excluded`` grows.
@@ -89,19 +88,18 @@ def _compare(compiler: Any, model: nn.Module, inputs: list[Any], spec: Any, dtyp
             if dtype == torch.float64:
                 raise _OnlySingle from None
             raise _Fails(f"the original fails: {(str(error).splitlines() or [''])[0]}") from None
-        for _ in range(ROUNDS):
+        problem = ""
+        for _ in range(2):
             actual = _Run(_twin(model, dtype), inputs, spec, compiler)
             assert actual.compiled is not None
             for run in (expected, actual):
-                run.keep_states(actual.compiled.sites)
+                run.keep(actual.compiled.sites)
             problem = expected.differs(actual, dtype)
-            if not problem:
-                return ""
-            culprit = _culprit(expected, actual)
-            if culprit is None:
+            found = mistaken(_twin(model, dtype), inputs, spec, actual.compiled.sites) if problem else {}
+            compiler.excluded.update(found)
+            if not found:
                 break
-            compiler.excluded[culprit] = "its spikes differ from those of what it was taken for"
-    return f"it differs from the original: {problem}"
+    return f"it differs from the original: {problem}" if problem else ""
 
 
 class _Run:
@@ -116,15 +114,15 @@ class _Run:
         self.compiled = None
         if compiler is not None:
             self.compiled = Compiled(model, forward, given, compiler.neurons, compiler.excluded)
-        self.model, self.heard = model, {}  # type: ignore[var-annotated]
+        self.model, self.kept = model, {}  # type: ignore[var-annotated]
         with Repeatable():
-            out = self._listened(model, forward, given) if self.compiled is None else self.compiled(given)
+            out = forward(*given) if self.compiled is None else self.compiled(given)
             self.outputs = [v for v in tree_flatten(out)[0] if _floats(v)]
             self._backward(model, given)
-        self.kept = {n: b.detach().clone() for n, b in model.named_buffers()}
 
-    def keep_states(self, sites: Any) -> None:
-        """Write down the potentials that neurons start the next call from."""
+    def keep(self, sites: Any) -> None:
+        """Write down the buffers, and potentials as neurons start the next call from them rather than as they lie."""
+        self.kept = {n: b.detach() for n, b in self.model.named_buffers()}
         for name in sites.neurons:
             dynamics = sites.dynamics_of(name)
             if dynamics.state is None:
@@ -152,24 +150,6 @@ class _Run:
         self.gradients = {
             n: torch.zeros_like(v) if g is None else g for (n, v), g in zip(wanted.items(), found, strict=True)
         }
-
-    def _listened(self, model: nn.Module, forward: Any, given: list[Any]) -> Any:
-        """Run the original and write down what its leaves read and answer."""
-
-        def hook(name: str) -> Any:
-            def listen(_module: nn.Module, inputs: Any, output: Any) -> None:
-                first = output[0] if isinstance(output, (tuple, list)) else output
-                if inputs and isinstance(inputs[0], Tensor) and isinstance(first, Tensor):
-                    self.heard.setdefault(name, []).append((inputs[0].detach(), first.detach()))
-
-            return listen
-
-        handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if n]
-        try:
-            return forward(*given)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def differs(self, other: "_Run", dtype: torch.dtype) -> str:
         """What differs, in a few words; empty: nothing."""
@@ -204,22 +184,3 @@ def _close(a: Tensor, b: Tensor, tolerance: float, scale: float) -> bool:
         return True
     error = (a.detach().double() - b.detach().double()).abs().max()
     return bool(error <= tolerance * max(scale, 1e-30)) or bool(torch.equal(a, b))
-
-
-def _culprit(expected: _Run, actual: _Run) -> str | None:
-    """The first neuron that answers otherwise than what it was taken for, given what the original's read."""
-    assert actual.compiled is not None
-    for name in actual.compiled.sites.neurons:
-        heard, dynamics = expected.heard.get(name), actual.compiled.sites.dynamics_of(name)
-        if not heard:
-            continue
-        axis = dynamics.time_axis
-        if axis is None:
-            x, spikes = (torch.stack([pair[i] for pair in heard]) for i in (0, 1))
-        else:
-            x, spikes = (heard[0][i].movedim(axis, 0) for i in (0, 1))
-        neuron, rate = dynamics.read(expected.model.get_submodule(name))
-        found, _ = plain_neuron(x * dynamics.gain, neuron, rate=None if rate is None else rate.detach())
-        if not torch.equal(found, spikes.to(found.dtype)):
-            return name
-    return None

@@ -28,10 +28,10 @@ def drawn(network):
     return tuple(x.to(torch.float64 if network.float64 else torch.float32) for x in network.inputs())
 
 
-def twins(model, **options):
+def twins(model, *example, **options):
     """A network, and another with the same numbers, fused."""
     options.setdefault("verify", False)  # so that nothing is put back quietly
-    return model, ss.fuse(copy.deepcopy(model), **options)
+    return model, ss.fuse(copy.deepcopy(model), *example, **options)
 
 
 def outputs(model, inputs):

@@ -17,7 +17,7 @@ WILD = {name: network for name, network in NETWORKS.items() if not network.captu
 # Neurons that are lines in a loop, or that hand a tuple on, stay as they were written.
 INLINE = ("inline", "inline_helper", "norse_like")
 LINES = {
-    "data_if": "if x.mean() > 0",
+    "data_if": r"if x.mean\(\) > 0",
     "random_steps": "random numbers in Python",
     "side_effects": "the attribute (counter|last)",
     "early_exit": r"\.item\(\)",
@@ -45,7 +45,8 @@ def fused_neurons(name):
 @pytest.mark.parametrize("name", CAPTURED)
 def test_same_results(name):
     network = NETWORKS[name]
-    model, fused = twins(built(network)[0])
+    model, inputs = built(network)
+    model, fused = twins(model, *inputs)
     exact = {} if network.float64 else {"outputs_to": 1e-4, "gradients_to": 1e-3}
     assert_equivalent(model, fused, lambda: drawn(network), network.reset, **exact)
     assert ss.explain(fused).stages
