@@ -35,6 +35,8 @@ def grouped(draw, shape):
 def view(draw, shape):
     """(function, arguments behind the tensor) of a view of a tensor of this shape."""
     rank = len(shape)
+    if rank == 0:
+        return torch.unsqueeze, (0,)
     kind = draw(st.sampled_from(["reshape", "permute", "transpose", "movedim", "unsqueeze", "squeeze", "flatten"]))
     if kind == "reshape":
         return torch.reshape, (draw(grouped(shape)),)
