@@ -1,4 +1,4 @@
-"""Command ``snn-sparse``: search, train, evaluate, plan, doctor, report, demo."""
+"""Command ``snn-sparse``: search, train, evaluate, explain, plan, doctor, report, demo."""
 
 import argparse
 import sys
@@ -8,7 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from snn_sparse.cli_flags import add_data_flags, add_precision_flag, add_search_flags, flag
+from snn_sparse.cli_flags import (
+    add_evaluate_flags,
+    add_explain_flags,
+    add_plan_flags,
+    add_search_flags,
+    add_train_flags,
+)
 from snn_sparse.version import __version__
 
 
@@ -37,24 +43,23 @@ def build_parser() -> argparse.ArgumentParser:
     search.set_defaults(run=run_search_command)
 
     train = commands.add_parser("train", help="train a ticket again from its rewound weights")
-    train.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
-    flag(train, "end_iter", type=int, help="epochs (default: as many as the ticket's search took)")
-    flag(train, "learning_rate", type=float, help="at the first epoch (default: as in the search)")
-    flag(train, "timestep", type=int, help="timesteps T (default: full T of the search)")
-    add_precision_flag(train)
-    flag(train, "print_freq", type=int, default=50, help="epochs between two lines of progress (default 50)")
-    train.add_argument("--out", metavar="DIR", help="run directory (default: runs/train-TICKET'S RUN-LEVEL)")
-    add_data_flags(train)
+    add_train_flags(train)
     train.set_defaults(run=train_command)
 
     evaluate = commands.add_parser("evaluate", help="test accuracy of a ticket")
-    evaluate.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
-    flag(evaluate, "timestep", type=int, help="timesteps T (default: the ticket's)")
-    add_precision_flag(evaluate)
-    add_data_flags(evaluate)
+    add_evaluate_flags(evaluate)
     evaluate.set_defaults(run=evaluate_command)
 
-    _add_machine_commands(commands)
+    explain = commands.add_parser("explain", help="what fuse makes of a network of yours, and what it leaves and why")
+    add_explain_flags(explain)
+    explain.set_defaults(run=explain_command)
+
+    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this machine, timed against dense")
+    add_plan_flags(plan)
+    plan.set_defaults(run=plan_command)
+
+    doctor = commands.add_parser("doctor", help="what runs each operator on this machine, and why nothing faster does")
+    doctor.set_defaults(run=doctor_command)
 
     report = commands.add_parser("report", help="compare finished runs: table, page and plots")
     report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
@@ -65,20 +70,6 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="runs/demo", metavar="DIR", help="where the runs go (default runs/demo)")
     demo.set_defaults(run=demo_command)
     return parser
-
-
-def _add_machine_commands(commands: Any) -> None:
-    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this machine, timed against dense")
-    plan.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
-    flag(plan, "batch_size", type=int, default=128, help="images a step (default 128)")
-    flag(plan, "timestep", type=int, help="timesteps T (default: the ticket's)")
-    flag(plan, "image_size", type=int, default=32, help="side of the images in pixels (default 32)")
-    plan.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda if there is one)")
-    add_precision_flag(plan, note="bf16 on a GPU; a CPU computes in fp32")
-    plan.set_defaults(run=plan_command)
-
-    doctor = commands.add_parser("doctor", help="what runs each operator on this machine, and why nothing faster does")
-    doctor.set_defaults(run=doctor_command)
 
 
 def _checked(action: Callable[[], Any]) -> Any:
@@ -238,6 +229,13 @@ def evaluate_command(args: argparse.Namespace) -> None:
         f"{ticket.config['arch']} on {data.name}, {ticket.mask.sparsity:.2f} % pruned, "
         f"T = {model.timesteps}: test accuracy {accuracy:.2f} %"
     )
+
+
+def explain_command(args: argparse.Namespace) -> None:
+    """Run ``snn-sparse explain``: print what of somebody's network runs inside stages, and why the rest does not."""
+    from snn_sparse.cli_explain import explained, print_explanation
+
+    print_explanation(*_checked(lambda: explained(args.network, args.input, args.timesteps)))
 
 
 def plan_command(args: argparse.Namespace) -> None:

@@ -115,3 +115,49 @@ def _add_pruning_flags(parser: argparse.ArgumentParser) -> None:
         "95.69, 96.75, 97.54, 98.13 %% (default 0)",
     )
     flag(group, "early_time_threshold", type=float, default=0.6, help="of the normalised divergence (default 0.6)")
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``snn-sparse train``."""
+    parser.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
+    flag(parser, "end_iter", type=int, help="epochs (default: as many as the ticket's search took)")
+    flag(parser, "learning_rate", type=float, help="at the first epoch (default: as in the search)")
+    flag(parser, "timestep", type=int, help="timesteps T (default: full T of the search)")
+    add_precision_flag(parser)
+    flag(parser, "print_freq", type=int, default=50, help="epochs between two lines of progress (default 50)")
+    parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/train-TICKET'S RUN-LEVEL)")
+    add_data_flags(parser)
+
+
+def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``snn-sparse evaluate``."""
+    parser.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
+    flag(parser, "timestep", type=int, help="timesteps T (default: the ticket's)")
+    add_precision_flag(parser)
+    add_data_flags(parser)
+
+
+def add_explain_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``snn-sparse explain``."""
+    parser.add_argument(
+        "network",
+        metavar="MODULE:NAME",
+        help="a network, or what gives one when called without arguments",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        metavar="SHAPE",
+        help="shape of an input, such as 2,3,32,32 (the default); once for each positional argument of forward",
+    )
+    flag(parser, "timesteps", type=int, help="put T in front of every shape: [T, N, C, H, W]")
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of ``snn-sparse plan``."""
+    parser.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
+    flag(parser, "batch_size", type=int, default=128, help="images a step (default 128)")
+    flag(parser, "timestep", type=int, help="timesteps T (default: the ticket's)")
+    flag(parser, "image_size", type=int, default=32, help="side of the images in pixels (default 32)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: cuda if there is one)")
+    add_precision_flag(parser, note="bf16 on a GPU; a CPU computes in fp32")

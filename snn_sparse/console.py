@@ -24,17 +24,20 @@ def make_console(stream: TextIO | None = None) -> Console:
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None) -> None:
+def print_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None, left: int = 1
+) -> None:
     """Print a table: first column to the left, the others to the right; a narrow terminal folds cells, nothing is cut.
 
     Args:
         header: names of the columns.
         rows: one cell a column.
         stream: where to write; standard output if left out.
+        left: how many of the first columns are set to the left.
     """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(name, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     make_console(stream).print(table, soft_wrap=False)

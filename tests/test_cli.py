@@ -214,7 +214,9 @@ def test_help_lists_agree_with_the_package():
     assert set(DATASETS) == {*SOURCES, "imagefolder"}
 
 
-@pytest.mark.parametrize("command", [[], ["search"], ["train"], ["evaluate"], ["plan"], ["report"], ["demo"]])
+@pytest.mark.parametrize(
+    "command", [[], ["search"], ["train"], ["evaluate"], ["explain"], ["plan"], ["report"], ["demo"]]
+)
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
