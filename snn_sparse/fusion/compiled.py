@@ -13,11 +13,11 @@ from snn_sparse.fusion.roll_up import roll_up
 from snn_sparse.fusion.sites import Sites
 from snn_sparse.fusion.stages import build
 from snn_sparse.fusion.tidy import tidy
+from snn_sparse.nn.masked import Masked
 from snn_sparse.specs import NeuronSpec
 
 Tensor = torch.Tensor
 _WATCHED = (bool, int, float, str, type(None), tuple)
-MAX_PLANS = 8
 
 
 def original_forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -52,7 +52,20 @@ class Guards:
 
     def hold(self) -> bool:
         """Whether everything is as it was."""
+        if torch.compiler.is_compiling():
+            return self._hold_traced()
         return self._look() == self._values and [has_hooks(m) for m in self._hooks] == self._hooked
+
+    def _hold_traced(self) -> bool:
+        """The same in a way that Dynamo follows, so that it guards every attribute."""
+        for (held, key), value in zip(self._places, self._values):  # noqa: B905
+            now = held.get(key)
+            if isinstance(value, nn.Module):
+                if now is not value:
+                    return False
+            elif now != value:
+                return False
+        return True
 
 
 _OWN = {"keep_mask", "_tuner", "_version", "call_super_init", "_is_full_backward_hook"}
@@ -92,8 +105,8 @@ class Compiled:
         self.walk = build(roll_up(captured.graph, self.sites.rolls, self.sites.take_inline), self.sites)
         self.leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"}
         self._spec, self._attributes = captured.spec, captured.attributes
-        self._held = _held(model, self.walk.new, self.sites.inline)
-        self._plans: dict[Any, tuple[fx.GraphModule, list[Any]]] = {}
+        self._plans: dict[bool, fx.GraphModule] = {}
+        self._tuners: list[Any] = []
         state: set[Any] = {(n, self.sites.state_of(n)) for n in self.sites.neurons}
         keeping = [name for name, found in census.calls.items() if found.keeps]
         self.guards = Guards(model, keeping, state | set(captured.attributes))
@@ -101,20 +114,42 @@ class Compiled:
         self.module: fx.GraphModule | None = None
 
     def plan(self, like: Tensor) -> fx.GraphModule:
-        """The graph that runs now: planned again where a mask is new."""
-        device = like.device.type
-        key = (torch.is_autocast_enabled(device), torch.compiler.is_compiling(), torch.is_grad_enabled())
-        tuners = [tuner for stage in self.walk.stages.values() if (tuner := _tuner(stage.conv)) is not None]
-        found = self._plans.get(key)
-        if found is None or len(found[1]) != len(tuners) or any(a is not b for a, b in zip(found[1], tuners, strict=True)):
-            found = planned(self.walk.new, self.walk.stages, self._held, like), tuners
-            self._plans[key] = found
-        self.module = found[0]
-        return found[0]
+        """The graph that runs now, with or without gradients: planned again where a mask is new."""
+        if not self.is_planned():
+            self._tuners = self._tuners_now()
+            for grad in (False, True):  # both, as a compiler that meets the other cannot plan
+                with torch.set_grad_enabled(grad):
+                    self._plans[grad] = planned(self.walk.new, self.walk.stages, self._model, self.sites.inline, like)
+        self.module = self._plans[torch.is_grad_enabled()]
+        return self.module
+
+    def is_planned(self) -> bool:
+        """Whether there is a plan for the masks as they are."""
+        now = self._tuners_now()
+        if not self._plans or len(now) != len(self._tuners):
+            return False
+        for a, b in zip(now, self._tuners):  # noqa: B905, SIM110 - so that Dynamo follows
+            if a is not b:
+                return False
+        return True
+
+    def _tuners_now(self) -> list[Any]:
+        found = []
+        for stage in self.walk.stages.values():
+            if isinstance(stage.conv, Masked):
+                found.append(stage.conv.tuner)  # noqa: PERF401 - so that Dynamo follows
+        return found
 
     def __call__(self, inputs: Sequence[Any]) -> Any:
         """Run it on a list like the inputs that it was compiled for."""
-        found = self.prepare(inputs).forward(*(x for x in inputs if isinstance(x, Tensor)))
+        return self._run(self.prepare(inputs), inputs)
+
+    def traced(self, inputs: Sequence[Any]) -> Any:
+        """The same for a compiler of torch's, which follows every line; it has to be planned."""
+        return self._run(self._plans[torch.is_grad_enabled()], inputs)
+
+    def _run(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        found = module.forward(*[x for x in inputs if isinstance(x, Tensor)])
         for (name, key), value in self._attributes.items():
             setattr(self._model.get_submodule(name), key, value)
         return tree_unflatten(found, self._spec)
@@ -126,24 +161,3 @@ class Compiled:
     def _like(self, x: Tensor) -> Tensor:
         weight = next((p for p in self._model.parameters() if p.is_floating_point()), x)
         return weight.new_empty(0)
-
-
-def _tuner(conv: Any) -> Any:
-    return getattr(conv, "tuner", None)
-
-
-def _held(model: nn.Module, graph: fx.Graph, inline: Mapping[str, nn.Module]) -> dict[str, Any]:
-    """The modules and tensors of the network that a graph calls and reads, by name."""
-    found: dict[str, Any] = {}
-    for node in graph.nodes:
-        if node.op == "get_attr" or (node.op == "call_module" and "stage" not in node.meta):
-            at: Any = inline.get(str(node.target), model)
-            if at is not model:
-                found[str(node.target)] = at
-                continue
-            for name in str(node.target).split("."):
-                at = getattr(at, name)
-            found[str(node.target)] = at
-    return found
-
-

@@ -14,6 +14,7 @@ from snn_sparse.fusion import layers
 from snn_sparse.fusion.bystanders import register
 from snn_sparse.fusion.capture import CannotCapture
 from snn_sparse.fusion.compiled import Compiled, Guards, original_forward
+from snn_sparse.fusion.tracing import meet_traced
 from snn_sparse.fusion.verify import disagreement
 from snn_sparse.nn.masked import Masked
 from snn_sparse.nn.masked_layers import foreign_class, masked_class
@@ -62,21 +63,33 @@ class Compiler:
     def find(self, model: nn.Module, args: Any, kwargs: Any) -> "tuple[Compiled | Refused, list[Any]]":
         """The compiled forward pass for a call, compiled now if there is none, and the inputs as a list."""
         inputs, spec = tree_flatten((args, kwargs))
-        key = (spec, *(_kind(v) for v in inputs), torch.is_autocast_enabled(_device(inputs)))
+        key = _key(inputs, spec)
         known = self._entries.setdefault(key, [])
         self._entries.move_to_end(key)
-        compiling = torch.compiler.is_compiling()
         for entry in known:
-            if compiling or entry.guards.hold():
+            if entry.guards.hold():
                 return entry, inputs
-        if compiling:
-            return Refused("torch.compile met a kind of input that was not captured before", model), inputs
         entry = self._compile(model, inputs, spec)
         known.append(entry)
         del known[:-MAX_KEYS]
         while len(self._entries) > MAX_KEYS:
             self._entries.popitem(last=False)
         return entry, inputs
+
+    def meet(self, model: nn.Module, args: Any, kwargs: Any) -> None:
+        """Compile for a call, if that has not been done, and plan it."""
+        entry, inputs = self.find(model, args, kwargs)
+        self.took(entry)
+        if not isinstance(entry, Refused):
+            entry.prepare(inputs)
+
+    def find_traced(self, args: Any, kwargs: Any) -> "tuple[Compiled | None, list[Any]]":
+        """The compiled and planned forward pass for a call that torch.compile or torch.export follows; None: there is none."""
+        inputs, spec = tree_flatten((args, kwargs))
+        for entry in self._entries.get(_key(inputs, spec), ()):
+            if entry.guards.hold():
+                return (entry if isinstance(entry, Compiled) and entry.is_planned() else None), inputs
+        return None, inputs
 
     def took(self, entry: "Compiled | Refused") -> None:
         """Remember what a call runs on, for :func:`snn_sparse.explain`."""
@@ -111,6 +124,12 @@ class Refused:
         self.reason, self.guards = reason, Guards(model)
 
 
+def _key(inputs: list[Any], spec: Any) -> Any:
+    device = _device(inputs)
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return (spec, *[_kind(v) for v in inputs], dtype)
+
+
 def _kind(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
@@ -133,6 +152,12 @@ class FusedNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The forward pass of the original, compiled for this kind of input; as it was written where that cannot be."""
         compiler: Compiler = self.__dict__["_fused_compiler"]
+        if torch.compiler.is_compiling():
+            from torch._dynamo.comptime import comptime  # slow, and loaded by now
+
+            comptime(meet_traced)
+            traced, inputs = compiler.find_traced(args, kwargs)
+            return original_forward(self, *args, **kwargs) if traced is None else traced.traced(inputs)
         entry, inputs = compiler.find(self, args, kwargs)
         compiler.took(entry)
         return original_forward(self, *args, **kwargs) if isinstance(entry, Refused) else entry(inputs)
@@ -218,11 +243,7 @@ def fuse(
     twin.__dict__["_fused_compiler"] = Compiler(named, verify)
     register(twin)
     if example:
-        compiler = twin.__dict__["_fused_compiler"]
-        entry, inputs = compiler.find(twin, example, {})
-        compiler.took(entry)
-        if not isinstance(entry, Refused):
-            entry.prepare(inputs)
+        twin.__dict__["_fused_compiler"].meet(twin, example, {})
     return twin
 
 

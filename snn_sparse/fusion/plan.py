@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -183,14 +184,28 @@ class Planner:
         return main
 
 
-def planned(graph: fx.Graph, stages: Mapping[str, Stage], held: Mapping[str, Any], like: Tensor) -> fx.GraphModule:
+def planned(
+    graph: fx.Graph, stages: Mapping[str, Stage], model: nn.Module, inline: Mapping[str, nn.Module], like: Tensor
+) -> fx.GraphModule:
     """Plan a graph of stages for one way of computing.
 
     Args:
         graph: of :func:`snn_sparse.fusion.stages.build`.
         stages: by name.
-        held: other modules and tensors that the graph calls and reads, by name.
+        model: the network, whose other modules and tensors the graph calls and reads.
+        inline: neurons that were cut out of a loop, by name.
         like: an empty tensor of the network's dtype and device.
     """
     found, modules = Planner(graph, stages, like).run()
-    return fx.GraphModule({**held, **modules}, found)
+    read = [n for n in found.nodes if n.op == "get_attr"]
+    held = {str(n.target): attrgetter(str(n.target))(model) for n in read}
+    for node in found.nodes:
+        if node.op == "call_module" and node.target not in modules:
+            name = str(node.target)
+            modules[name] = inline[name] if name in inline else model.get_submodule(name)
+    planned_module = fx.GraphModule({**held, **modules}, found)
+    for node in read:  # where they are now, not as they were: who loads, shards or replaces parameters is heard
+        node.target = f"network.{node.target}"
+    planned_module.__dict__["network"] = model  # no child: it is this one's parent
+    planned_module.recompile()
+    return planned_module

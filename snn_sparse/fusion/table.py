@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from snn_sparse.fusion.swap import fuse
-from snn_sparse.nn.fused import FusedConv2d, FusedLinear
+from snn_sparse.fusion.network import fuse
+from snn_sparse.nn.masked import Masked
 from snn_sparse.ops.backend import choose
 from snn_sparse.ops.convolution.mask_structure import dead_channels, dead_filters, row_order, union_fraction
 from snn_sparse.tuning import Winner
@@ -65,7 +65,7 @@ def layer_rows(
         fused(images)
     rows: list[tuple[str, ...]] = []
     for name, layer in fused.named_modules():
-        if isinstance(layer, FusedConv2d | FusedLinear):
+        if isinstance(layer, Masked):
             found = structure(layer.tuner.keep) if layer.tuner.winners else ()
             rows += [
                 (name, "x".join(map(str, g.input_shape)), *found, *_times(w))
