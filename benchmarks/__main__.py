@@ -7,11 +7,11 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import compiled, neuron, search, train_step
-from benchmarks.publish import groups, publish, tables
+from benchmarks import compiled, fusing, neuron, search, train_step
+from benchmarks.publish import groups, publish, publish_fusing, tables
 from benchmarks.rows import Row, write
 
-CASES: dict[str, ModuleType] = {"neuron": neuron, "train-step": train_step, "search": search}
+CASES: dict[str, ModuleType] = {"neuron": neuron, "train-step": train_step, "search": search, "fusing": fusing}
 
 
 def table(rows: list[Row]) -> str:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsers[name].add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
         parsers[name].add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
         module.add_flags(parsers[name])
-    commands.add_parser("publish", help="make the README's tables and the plots from the rows")
+    commands.add_parser("publish", help="make the tables of README and docs, and the plots, from the rows")
     compiling = commands.add_parser("compile", help=(compiled.__doc__ or "").splitlines()[0])
     compiled.add_flags(compiling)
     args = parser.parse_args(argv)
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             parser.exit(2, f"benchmarks: error: {error}\n")
         path = write(rows, name)
+        if CASES[name] is fusing:
+            publish_fusing()
         print(f"{table(rows)}\nrows: {path}")
         failed = failed or any(r.reason and r.provider.startswith("fused") for r in rows)
     return int(failed)

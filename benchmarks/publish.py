@@ -1,4 +1,4 @@
-"""``python -m benchmarks publish``: rows -> tables in the README and plots beside the rows."""
+"""``python -m benchmarks publish``: rows -> tables in the README and docs, and plots beside the rows."""
 
 import io
 import re
@@ -11,7 +11,8 @@ from benchmarks.kernel_classes import CLASSES
 from benchmarks.projection import PUBLISHED_CASE, PUBLISHED_HOURS
 from benchmarks.rows import RESULTS, SKIPPED, Row, read
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README, FUSING = ROOT / "README.md", ROOT / "docs" / "fusing.md"
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
@@ -110,16 +111,25 @@ def tables(rows: list[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def readme_with(text: str, rows: list[Row]) -> str:
-    """The README with its tables made anew.
+def with_tables(text: str, made: str) -> str:
+    """A page with its tables made anew.
 
     Raises:
         ValueError: the markers are missing.
     """
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"README has no {BEGIN} ... {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n\n{tables(rows)}\n\n{END}", text)
+        raise ValueError(f"the page has no {BEGIN} ... {END}")
+    return pattern.sub(lambda _: f"{BEGIN}\n\n{made}\n\n{END}", text)
+
+
+def readme_with(text: str, rows: list[Row]) -> str:
+    """The README with its tables made anew.
+
+    Raises:
+        ValueError: the markers are missing.
+    """
+    return with_tables(text, tables(rows))
 
 
 def plot(rows: list[Row]) -> bytes:
@@ -154,6 +164,41 @@ def published_rows() -> list[Row]:
 
 
 def publish() -> None:
-    """Write the README's tables and the plot of the training step."""
+    """Write the README's tables, the plot of the training step and the table of ``docs/fusing.md``."""
     README.write_text(readme_with(README.read_text(), published_rows()))
     (RESULTS / "train-step.png").write_bytes(plot(read(RESULTS / "train-step.jsonl")))
+    publish_fusing()
+
+
+def fusing_table(rows: list[Row]) -> str:
+    """One line a network: what was fused, how far results differ, a training step; below, what was left and why."""
+    lines, reasons = [], []
+    for (case, _), found in groups(rows).items():
+        name, _, style = case.partition(": ")
+        one = {metric: next(iter(of.values())) for metric, of in found.items()}
+        value = {metric: row.median for metric, row in one.items()}
+        note = " (float32)" if "float32 only" in value else ""
+        lines.append(
+            [
+                name,
+                style,
+                f"{value['neurons fused']:.0f} of {value['neurons']:.0f}",
+                f"{value['difference of outputs']:.0e}{note}",
+                f"{value['difference of gradients']:.0e}{note}",
+                f"{value['ms before']:.1f}",
+                f"{value['ms after']:.1f}",
+                f"{value['times faster']:.2f}x",
+            ]
+        )
+        if SKIPPED in one:
+            reasons.append(f"- {name} runs as it was written: {one[SKIPPED].reason}")
+    if not lines:
+        return ""
+    head = ["network", "style", "neurons fused", "outputs", "gradients", "ms before", "ms after", "times faster"]
+    where = f"{rows[0].device}; {rows[0].versions}; {rows[0].date}"
+    return "\n\n".join([where, _markdown(head, lines), *(["\n".join(reasons)] if reasons else [])])
+
+
+def publish_fusing() -> None:
+    """Write the table of ``docs/fusing.md``."""
+    FUSING.write_text(with_tables(FUSING.read_text(), fusing_table(read(RESULTS / "fusing.jsonl"))))

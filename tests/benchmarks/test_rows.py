@@ -71,7 +71,7 @@ def test_rows_replace_older_ones_of_the_same_case(tmp_path):
 def test_readme_tables_come_from_the_rows():
     text = publish.README.read_text()
     assert publish.readme_with(text, publish.published_rows()) == text
-    with pytest.raises(ValueError, match="README"):
+    with pytest.raises(ValueError, match="page"):
         publish.readme_with("no markers", [])
 
 
