@@ -120,6 +120,7 @@ class Axes:
         self.missing: dict[fx.Node, set[Atom]] = {}
         self._kind_of = kind_of
         self._steps: dict[fx.Node, Dim] = {}
+        self._missing: set[Atom] = set()
         for node in graph.nodes:
             shape = shape_of(node)
             if shape is not None or self._kind(node) == "neuron":
@@ -236,7 +237,7 @@ class Axes:
         return self._reduce(target, form, args, shape)
 
     def _expand(self, form: Form, shape: torch.Size) -> Form | None:
-        padded = [[] for _ in range(len(shape) - len(form))] + form
+        padded: Form = [[] for _ in range(len(shape) - len(form))] + form
         found: Form = []
         for dim, size in zip(padded, shape, strict=True):
             if size_of(resolve(dim)) == size:

@@ -137,7 +137,7 @@ class Compiled:
         found = []
         for stage in self.walk.stages.values():
             if isinstance(stage.conv, Masked):
-                found.append(stage.conv.tuner)  # noqa: PERF401 - so that Dynamo follows
+                found.append(stage.conv.tuner)
         return found
 
     def __call__(self, inputs: Sequence[Any]) -> Any:

@@ -20,7 +20,7 @@ ZEROS = (torch.zeros, torch.zeros_like, Tensor.new_zeros)
 def is_zeros(node: fx.Node) -> bool:
     """Whether a node is a tensor of zeros, from which a potential starts."""
     full = node.target in (torch.full_like, torch.full) and len(node.args) > 1 and node.args[1] == 0
-    return node.target in ZEROS or full
+    return node.target in ZEROS or bool(full)
 
 
 class Body:
@@ -32,6 +32,7 @@ class Body:
         self._what = (self._run.code, targets)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Run it."""
         return self._run(x)
 
     def __eq__(self, other: object) -> bool:

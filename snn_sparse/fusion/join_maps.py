@@ -125,7 +125,7 @@ def _elementwise(walk: Walk, node: fx.Node) -> bool:
     found = {v: walk.arranged(v, dims, absent) for v in given}
     if any(v is None for v in found.values()):
         return False
-    walk.values[node] = Value(walk.new.node_copy(node, lambda v: found[v]), dims)  # type: ignore[arg-type, return-value]
+    walk.values[node] = Value(walk.new.node_copy(node, lambda v: found[v]), dims)
     return True
 
 

@@ -1,7 +1,6 @@
 """A fused network: of a subclass of the original's class, made on the fly, that runs compiled forward passes."""
 
 import copy
-import functools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -84,7 +83,7 @@ class Compiler:
             entry.prepare(inputs)
 
     def find_traced(self, args: Any, kwargs: Any) -> "tuple[Compiled | None, list[Any]]":
-        """The compiled and planned forward pass for a call that torch.compile or torch.export follows; None: there is none."""
+        """The compiled and planned forward pass for a call that torch.compile or torch.export follows, or None."""
         inputs, spec = tree_flatten((args, kwargs))
         for entry in self._entries.get(_key(inputs, spec), ()):
             if entry.guards.hold():
@@ -114,7 +113,9 @@ class Compiler:
             return Refused(str(error), model)
         except Exception as error:  # of the compiler's own: never a reason not to run
             what = (str(error).splitlines() or [""])[0]
-            return Refused(f"the compiler of snn_sparse failed ({type(error).__name__}: {what}); please report this", model)
+            return Refused(
+                f"the compiler of snn_sparse failed ({type(error).__name__}: {what}); please report this", model
+            )
 
 
 class Refused:
@@ -181,9 +182,17 @@ class FusedNetwork(nn.Module):
         register(self)
 
 
-@functools.cache
+_classes: dict[Any, type[nn.Module]] = {}
+
+
 def fused_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of a network's class that runs compiled."""
+    """A subclass of a network's class that runs compiled; always the same for a class."""
+    if kind not in _classes:
+        _classes[kind] = _subclass(kind)
+    return _classes[kind]
+
+
+def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
     about = {"__doc__": kind.__doc__, "__module__": kind.__module__, "original": kind}
     return type(f"Fused{kind.__name__}", (FusedNetwork, kind), about)
 
@@ -219,8 +228,8 @@ def fuse(
         verify: whether to compare the first batch.
 
     Returns:
-        a network of a subclass of ``type(model)``, with the same parameters and ``state_dict``. Neurons keep their state
-        between calls as the original's do.
+        a network of a subclass of ``type(model)``, with the same parameters and ``state_dict``. Neurons keep their
+        state between calls as the original's do.
 
     Raises:
         TypeError: ``model`` is no module, or ``neurons`` no mapping from classes to :class:`snn_sparse.NeuronSpec`.

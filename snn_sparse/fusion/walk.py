@@ -178,7 +178,8 @@ class Walk:
         given = (o.x,) if o.residual is None else (o.x, o.residual)
         if not parts:
             return self.emit(torch.add, given)
-        conv, norm, other, neuron = (s and s.module for s in (o.conv, o.norm, o.norm_residual, o.neuron))
+        sites = (o.conv, o.norm, o.norm_residual, o.neuron)
+        conv, norm, other, neuron = (None if s is None else s.module for s in sites)
         o.set(timesteps=o.timesteps)
         stage = Stage(conv, norm, neuron, norm_residual=other, pool=o.pool, settings=o.settings)
         title = _title([s.name for s in parts])

@@ -1,6 +1,5 @@
 """Layers that own the mask of their weight."""
 
-import functools
 from typing import Any
 
 import torch
@@ -58,9 +57,17 @@ class _ForeignLinear(_Foreign):
         return nn.functional.linear(x, self.masked_weight(), self.bias)  # type: ignore[attr-defined]
 
 
-@functools.cache
+_classes: dict[Any, type[nn.Module]] = {}
+
+
 def masked_class(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of a convolution or linear layer's class that owns its mask."""
+    """A subclass of a convolution or linear layer's class that owns its mask; always the same for a class."""
+    if kind not in _classes:
+        _classes[kind] = _subclass(kind)
+    return _classes[kind]
+
+
+def _subclass(kind: type[nn.Module]) -> type[nn.Module]:
     base = _ForeignLinear if issubclass(kind, nn.Linear) else _Foreign
     about = {"__doc__": kind.__doc__, "__module__": kind.__module__, "foreign": kind}
     return type(f"Masked{kind.__name__}", (base, kind), about)
