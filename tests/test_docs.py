@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its commands exist."""
+"""The Python of the README and the docs runs as it stands, and their commands exist."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,7 @@ from snn_sparse.cli import build_parser
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+FUSING = (ROOT / "docs" / "fusing.md").read_text()
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
@@ -17,8 +18,15 @@ def test_python_runs(code):
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_the_swap_is_short():
-    assert len(PYTHON[0].strip().splitlines()) <= 15
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", FUSING, re.DOTALL))
+def test_the_page_about_fusing_runs(code):
+    exec(compile(code, "docs/fusing.md", "exec"), {})
+
+
+def test_the_swap_is_one_line_in_a_short_block():
+    lines = PYTHON[0].strip().splitlines()
+    assert len(lines) <= 32
+    assert [line for line in lines if "fuse(" in line] == ["fast = ss.fuse(model)  # the one line"]
 
 
 def test_commands_parse():
@@ -36,6 +44,6 @@ def test_make_targets_exist():
 
 
 def test_links_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/fusing.md"):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
-            assert (ROOT / link).exists(), f"{page}: {link}"
+            assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
