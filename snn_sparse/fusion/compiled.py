@@ -112,6 +112,7 @@ class Compiled:
         self.guards = Guards(model, keeping, state | set(captured.attributes))
         self._model = model
         self.module: fx.GraphModule | None = None
+        self.has_run = False
 
     def plan(self, like: Tensor) -> fx.GraphModule:
         """The graph that runs now, with or without gradients: planned again where a mask is new."""
@@ -149,6 +150,7 @@ class Compiled:
         return self._run(self._plans[torch.is_grad_enabled()], inputs)
 
     def _run(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        self.has_run = True
         found = module.forward(*[x for x in inputs if isinstance(x, Tensor)])
         for (name, key), value in self._attributes.items():
             setattr(self._model.get_submodule(name), key, value)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from snn_sparse.fusion.lift import is_elementwise
 from snn_sparse.fusion.tidy import shape_of, stack
 
 Tensor = torch.Tensor
@@ -21,6 +22,13 @@ def is_zeros(node: fx.Node) -> bool:
     """Whether a node is a tensor of zeros, from which a potential starts."""
     full = node.target in (torch.full_like, torch.full) and len(node.args) > 1 and node.args[1] == 0
     return node.target in ZEROS or bool(full)
+
+
+def is_start(node: fx.Node) -> bool:
+    """Whether a node is zeros, or computed element by element from nothing else."""
+    return is_zeros(node) or (
+        is_elementwise(node.target) and bool(node.all_input_nodes) and all(map(is_start, node.all_input_nodes))
+    )
 
 
 class Body:
@@ -75,7 +83,7 @@ def ends(circle: Collection[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]] | N
         for operand in node.all_input_nodes:
             if operand in circle:
                 continue
-            if not is_zeros(operand):
+            if not is_start(operand):
                 read[operand] = None
             elif shape_of(operand) != shape_of(node):
                 return None
@@ -101,7 +109,10 @@ def cut_out(circle: Collection[fx.Node], read: list[fx.Node], answers: list[fx.N
 
     def copied(node: fx.Node) -> fx.Node:
         if node not in copies:  # zeros, from which the potential starts
-            copies[node] = graph.call_function(torch.zeros_like, (copies[read[0]],))
+            zeros = is_zeros(node)
+            copies[node] = (
+                graph.call_function(torch.zeros_like, (copies[read[0]],)) if zeros else graph.node_copy(node, copied)
+            )
         return copies[node]
 
     for node in circle:

@@ -97,6 +97,13 @@ class Compiler:
         else:
             self.reason, self.last = "", entry
 
+    def refuse(self, model: nn.Module, entry: Compiled, error: Exception) -> "Refused":
+        """Give up what was compiled, since it cannot be planned: the network runs as it was written."""
+        refused = Refused(_told(error), model)
+        for known in self._entries.values():
+            known[:] = [refused if e is entry else e for e in known]
+        return refused
+
     def _compile(self, model: nn.Module, inputs: list[Any], spec: Any) -> "Compiled | Refused":
         def forward(*flat: Any) -> Any:
             args, kwargs = tree_unflatten(list(flat), spec)
@@ -123,6 +130,11 @@ class Refused:
 
     def __init__(self, reason: str, model: nn.Module) -> None:
         self.reason, self.guards = reason, Guards(model)
+
+
+def _told(error: Exception) -> str:
+    what = (str(error).splitlines() or [""])[0]
+    return f"the compiler of snn_sparse failed ({type(error).__name__}: {what}); please report this"
 
 
 def _key(inputs: list[Any], spec: Any) -> Any:
@@ -160,6 +172,11 @@ class FusedNetwork(nn.Module):
             traced, inputs = compiler.find_traced(args, kwargs)
             return original_forward(self, *args, **kwargs) if traced is None else traced.traced(inputs)
         entry, inputs = compiler.find(self, args, kwargs)
+        if isinstance(entry, Compiled) and not entry.has_run:
+            try:
+                entry.prepare(inputs)
+            except Exception as error:
+                entry = compiler.refuse(self, entry, error)
         compiler.took(entry)
         return original_forward(self, *args, **kwargs) if isinstance(entry, Refused) else entry(inputs)
 
