@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from snn_sparse.fusion.capture import CannotCapture
 from snn_sparse.fusion.compiled import Compiled, original_forward
 from snn_sparse.fusion.repeatable import Repeatable
 from snn_sparse.fusion.replay import mistaken
@@ -30,7 +31,19 @@ def disagreement(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: A
 
     Returns:
         why the whole network has to run as it was written; empty: it agrees now.
+
+    Raises:
+        CannotCapture: the network cannot be captured.
     """
+    try:
+        return _disagreement(compiler, model, inputs, spec)
+    except CannotCapture:
+        raise
+    except Exception as error:  # a mistake of ours, for which nobody's network should stand still
+        return f"it cannot be compiled: {type(error).__name__}: {_first_line(error)}"
+
+
+def _disagreement(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: Any) -> str:
     for given in (few_samples(compiler, model, inputs, spec), list(inputs)):
         for dtype in (torch.float64, torch.float32):
             try:
@@ -40,6 +53,10 @@ def disagreement(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: A
             except _Fails as error:
                 problem = str(error)
     return problem
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def few_samples(compiler: Any, model: nn.Module, inputs: Sequence[Any], spec: Any) -> list[Any]:
@@ -84,10 +101,10 @@ def _compare(compiler: Any, model: nn.Module, inputs: list[Any], spec: Any, dtyp
     with quiet[0], quiet[1], quiet[2], without_races():
         try:
             expected = _Run(_twin(model, dtype), inputs, spec)
-        except RuntimeError as error:
+        except Exception as error:
             if dtype == torch.float64:
                 raise _OnlySingle from None
-            raise _Fails(f"the original fails: {(str(error).splitlines() or [''])[0]}") from None
+            raise _Fails(f"the original fails: {_first_line(error)}") from None
         problem = ""
         for _ in range(2):
             actual = _Run(_twin(model, dtype), inputs, spec, compiler)
