@@ -7,7 +7,8 @@ Python, or on what an earlier call left behind in an attribute cannot be capture
 
 import random
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from snn_sparse.fusion import functions, layers
 from snn_sparse.fusion.bystanders import Bystanders, registered
@@ -30,14 +31,27 @@ class CannotCapture(Exception):
     """Why a network cannot be captured, in one line, with the line of its source that was in the way."""
 
 
+@dataclass(frozen=True)
+class Computed:
+    """Tensors that ``forward`` sets an attribute to: outputs of the graph, from ``first`` on, nested as ``spec`` says."""
+
+    first: int
+    spec: Any
+
+    def of(self, outputs: Sequence[Any]) -> Any:
+        """The attribute's value after a run of the graph."""
+        return tree_unflatten(list(outputs[self.first : self.first + self.spec.num_leaves]), self.spec)
+
+
 @dataclass
 class Captured:
     """A captured forward pass.
 
     Attributes:
         graph: nodes have ``meta["value"]``, the fake tensor (or a nest of them) that they computed.
-        spec: how the outputs nest; the graph's output is a flat list.
-        attributes: (module's name, attribute) -> number or text that ``forward`` sets, always the same.
+        spec: how the outputs nest; the graph's output is a flat list, behind which ``attributes`` may have more.
+        attributes: (module's name, attribute) -> number or text that ``forward`` sets, always the same, or the
+            :class:`Computed` of tensors.
         forgotten: names of modules that ``forward`` resets before it returns.
     """
 
@@ -58,11 +72,12 @@ class Calls:
 
 @dataclass
 class Census:
-    """A first run: what it calls, by name, and what modules keep afterwards."""
+    """A first run: what it calls, by name, what modules keep afterwards, and (module's name, attribute) of what it set."""
 
     mode: FakeTensorMode
     calls: dict[str, Calls]
     kept: Bystanders
+    written: set[tuple[str, str]]
 
     def keeps(self, name: str) -> bool:
         """Whether a module, without layers inside, keeps something from call to call."""
@@ -145,28 +160,41 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._busy:
             return func(*args, **kwargs)
+        if functions.writes(func, args, kwargs):
+            return self._written(func, args, kwargs)
         known = {id(v) for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor)}
         out = func(*args, **kwargs)
-        if functions.writes(func, args, kwargs):
-            return self._written(func, args, kwargs, out)
         found = [v for v in tree_flatten(out)[0] if isinstance(v, Tensor)]
         if all(id(v) in known for v in found) or functions.is_query(func):  # contiguous() of what is contiguous
             return out
         target, args, kwargs = functions.canonical(func, args, kwargs)
         self.bind(out, self._record("call_function", target, args, kwargs))
+        return self._cut(out)
+
+    def _cut(self, out: Any) -> Any:
+        """Under ``no_grad``, what was computed has no gradient: a ``detach`` says so."""
+        if not torch.is_grad_enabled():
+            for value in tree_flatten(out)[0]:
+                if isinstance(value, Tensor) and value.is_floating_point() and id(value) in self._nodes:
+                    node = self.graph.call_function(torch.detach, (self._nodes[id(value)],))
+                    node.meta["value"] = value
+                    self._nodes[id(value)] = node
         return out
 
-    def _written(self, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
+    def _written(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation in place: written down as the one out of place, whose result the tensor is from now on."""
-        written = args[0]
-        target = functions.out_of_place(func)
+        written, before = args[0], args[0].detach()
+        out = func(*args, **kwargs)
         if id(written) in self._held:
             raise CannotCapture("forward writes into a parameter or buffer")
         self._stale |= self._storages.get(written.untyped_storage()._cdata, set()) - {id(written)}
-        target, args, kwargs = functions.canonical(target, args, kwargs)
+        target, args, kwargs = functions.canonical(functions.out_of_place(func), args, kwargs)
         node = self._record("call_function", target, args, kwargs)
+        if written.shape != before.shape and id(written) in self._nodes:  # unsqueeze_ and the like
+            self._nodes[id(written)].meta["value"] = before
         node.meta["value"] = written
         self._nodes[id(written)] = node
+        self._cut(written)
         return out
 
     def call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -182,9 +210,9 @@ class Recorder(TorchFunctionMode):
         out = self._quietly(_call, module, *args, **kwargs)
         if name in self._seen:
             self._seen[name] = Bystanders(module)
-        node.meta |= {"fresh": fresh}
+        node.meta |= {"fresh": fresh, "pure": layers.kind_of(module) in ("conv", "linear") and not has_hooks(module)}
         self._bind_call(node, out)
-        return out
+        return self._cut(out)
 
     def _was_reset(self, module: nn.Module, name: str) -> bool:
         """Whether ``forward`` has put the module to rest since it kept something.
@@ -211,6 +239,7 @@ class Recorder(TorchFunctionMode):
         node.meta["statistics"] = layers.statistics_of(module)
         node.meta["steps"] = outer[0]
         self.bind(merged, node)
+        self._cut(merged)
         return torch.unflatten(merged, 0, outer)
 
     def _quietly(self, run: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -226,7 +255,7 @@ class Recorder(TorchFunctionMode):
             return bound(*args, **kwargs)
         out = self._quietly(bound, *args, **kwargs)
         self._bind_call(self._record("call_function", functions.Apply(function), args, kwargs), out)
-        return out
+        return self._cut(out)
 
     def _bind_call(self, node: fx.Node, out: Any) -> None:
         if isinstance(out, Tensor) and id(out) in self._nodes:  # an identity: it answers with its very input
@@ -298,7 +327,8 @@ class _Counter:
 
 
 def _fake(mode: FakeTensorMode, inputs: Sequence[Any]) -> Any:
-    return tree_map(lambda v: mode.from_tensor(v) if isinstance(v, Tensor) else v, tuple(inputs))
+    """Fake inputs, new ones each time: forward may write into them."""
+    return tree_map(lambda v: mode.from_tensor(v).clone() if isinstance(v, Tensor) else v, tuple(inputs))
 
 
 def _fake_buffers(model: nn.Module, mode: FakeTensorMode) -> None:
@@ -346,8 +376,10 @@ def take_census(model: nn.Module, forward: Callable, inputs: Sequence[Any]) -> C
     mode, counter = FakeTensorMode(allow_non_fake_inputs=True), _Counter(model)
     with Bystanders.restored(model), registered(model), mode, torch.enable_grad():
         _fake_buffers(model, mode)
+        before = Bystanders(model)
         _run(model, forward, _fake(mode, inputs), counter)
-        return Census(mode, counter.found, Bystanders(model))
+        written = {(name, key) for name, key, _ in before.changes(model)}
+        return Census(mode, counter.found, Bystanders(model), written)
 
 
 def capture(
@@ -373,37 +405,75 @@ def capture(
     with Bystanders.restored(model), registered(model), mode, torch.enable_grad():
         _fake_buffers(model, mode)
         census.kept.restore(model, {name for name, calls in census.calls.items() if calls.keeps})
+        leaves = {name for name, m in model.named_modules() if name and is_leaf(m, name)}
+        gone = _hidden(model, {place for place in census.written if not _is_below(place[0], leaves)})
         bystanders, recorder = Bystanders(model), Recorder(model, is_leaf, census.keeps)
         fakes = _fake(mode, inputs)
         for i, value in enumerate(tree_flatten(fakes)[0]):
             if isinstance(value, Tensor):
                 recorder.bind(value, recorder.graph.placeholder(f"x{i}" if i else "x"))
-        with recorder:
+        with recorder, _missing(gone):
             out = _run(model, forward, fakes, recorder)
         forgotten = recorder.forgotten(model)
-        leaves = {name for name, m in model.named_modules() if name and is_leaf(m, name)}
-        attributes = _side_effects(model, bystanders, leaves)
+        values, spec = tree_flatten(out)
+        attributes = _side_effects(model, bystanders, leaves, values)
     if _randomness() != before:
         raise CannotCapture("forward draws random numbers in Python")
-    values, spec = tree_flatten(out)
-    if not any(isinstance(v, Tensor) for v in values):
+    if not any(isinstance(v, Tensor) for v in values[: spec.num_leaves]):
         raise CannotCapture("forward returns no tensor")
     recorder.graph.output([recorder.node_of(v) for v in values])
-    recorder.graph.eliminate_dead_code(_has_effects)
+    recorder.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output", "call_module"))
     return Captured(recorder.graph, spec, attributes, forgotten)
 
 
-def _has_effects(node: fx.Node) -> bool:
-    return node.op in ("placeholder", "output", "call_module")
+def _is_below(name: str, leaves: set[str]) -> bool:
+    return any(name == leaf or name.startswith(f"{leaf}.") for leaf in leaves)
 
 
-def _side_effects(model: nn.Module, bystanders: Bystanders, leaves: set[str]) -> dict[tuple[str, str], Any]:
-    """Numbers and texts that forward sets on modules that were looked into; anything else is refused."""
+def _tensors_in(value: Any) -> bool:
+    return any(isinstance(v, Tensor) for v in tree_flatten(value)[0])
+
+
+def _hidden(model: nn.Module, places: set[tuple[str, str]]) -> dict[tuple[int, str], str]:
+    """Take attributes away that ``forward`` sets: it must not read what an earlier call left in them."""
+    for name, key in places:
+        model.get_submodule(name).__dict__.pop(key, None)
+    return {(id(model.get_submodule(name)), key): f"{name}.{key}" if name else key for name, key in places}
+
+
+@contextmanager
+def _missing(gone: dict[tuple[int, str], str]) -> Iterator[None]:
+    """Inside, a look at an attribute that was taken away says that the network cannot be captured."""
+    original = nn.Module.__getattr__
+
+    def look(module: nn.Module, key: str) -> Any:
+        if (id(module), key) in gone:
+            raise CannotCapture(f"forward reads what an earlier call left in the attribute {gone[id(module), key]}")
+        return original(module, key)
+
+    nn.Module.__getattr__ = look  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.__getattr__ = original  # type: ignore[method-assign]
+
+
+def _side_effects(
+    model: nn.Module, bystanders: Bystanders, leaves: set[str], outputs: list[Any]
+) -> dict[tuple[str, str], Any]:
+    """What forward sets on modules that were looked into; tensors are put behind ``outputs``. Other things are refused."""
     found: dict[tuple[str, str], Any] = {}
     for name, key, value in bystanders.changes(model):
-        if any(name == leaf or name.startswith(f"{leaf}.") for leaf in leaves):
+        if _is_below(name, leaves):
             continue
-        if not isinstance(value, (int, float, str, bool, torch.Size, type(None))):
+        plain = isinstance(value, (int, float, str, bool, torch.Size, type(None)))
+        held = key in model.get_submodule(name)._buffers or not hasattr(model.get_submodule(name), key)
+        if not plain and (held or not _tensors_in(value)):
             raise CannotCapture(f"forward keeps something in the attribute {f'{name}.' if name else ''}{key}")
-        found[name, key] = value
+        if plain:
+            found[name, key] = value
+        else:
+            leaves_of, spec = tree_flatten(value)
+            found[name, key] = Computed(len(outputs), spec)
+            outputs += leaves_of
     return found

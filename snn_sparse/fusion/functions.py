@@ -59,8 +59,10 @@ class Apply:
 
 def name_of(func: Any) -> str:
     """The bare name of a function or method: ``add`` for ``Tensor.__iadd__`` is ``iadd``."""
-    return getattr(func, "__name__", "").strip("_") if getattr(func, "__name__", "").startswith("__") else str(
-        getattr(func, "__name__", "")
+    return (
+        getattr(func, "__name__", "").strip("_")
+        if getattr(func, "__name__", "").startswith("__")
+        else str(getattr(func, "__name__", ""))
     )
 
 
@@ -90,6 +92,24 @@ def set_item(x: Tensor, key: Any, value: Any) -> Tensor:
     return x
 
 
+class OnCopy:
+    """A method that writes in place, such as ``copy_`` or ``uniform_``, on a copy; equal for equal methods."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.__name__, self.__module__ = f"copied_{method}", __name__
+        self.__qualname__ = self.__name__
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x.clone(), self.method)(*args, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OnCopy) and other.method == self.method
+
+    def __hash__(self) -> int:
+        return hash(self.method)
+
+
 def out_of_place(func: Any) -> Any:
     """The function that computes what an operation in place writes."""
     name = name_of(func)
@@ -100,7 +120,7 @@ def out_of_place(func: Any) -> Any:
     bare = name.rstrip("_")
     if bare in ("zero", "fill"):
         return torch.zeros_like if bare == "zero" else torch.full_like
-    return _METHODS.get(bare) or getattr(torch, bare, None) or getattr(Tensor, bare)
+    return _METHODS.get(bare) or getattr(torch, bare, None) or getattr(Tensor, bare, None) or OnCopy(name)
 
 
 def canonical(func: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

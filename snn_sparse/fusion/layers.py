@@ -35,7 +35,7 @@ def _is_masked(author: type) -> bool:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether a module of torch must stay whole: recurrent layers and the like, which no function stands for."""
-    return isinstance(module, (nn.RNNBase, nn.RNNCellBase, SyncBatchNorm, _ConvNd, _BatchNorm))
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase, SyncBatchNorm, _BatchNorm))
 
 
 def _rank(module: nn.Module) -> int:
@@ -54,7 +54,9 @@ def merges(module: nn.Module, args: tuple[Any, ...]) -> bool:
         return False
     if isinstance(module, _OURS):
         return x.dim() == _rank(module) + 1
-    return getattr(module, "step_mode", None) == "m" and x.dim() == _rank(module) + 1
+    if getattr(module, "step_mode", None) != "m":
+        return False
+    return x.dim() == _rank(module) + 1 or (x.dim() == 3 and isinstance(module, nn.BatchNorm1d))  # [T, N, C]
 
 
 def statistics_of(module: nn.Module) -> BatchNormStatistics:

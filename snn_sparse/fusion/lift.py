@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.utils._pytree import tree_flatten, tree_map
 
-from snn_sparse.fusion.functions import getitem
+from snn_sparse.fusion.functions import OnCopy, getitem
 from snn_sparse.fusion.tidy import shape_of, stack, total
 
 Tensor = torch.Tensor
@@ -37,9 +37,10 @@ _ELEMENTWISE = {
     torch._C._nn.gelu, total,
 }  # fmt: skip
 _RANDOM = {F.dropout, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.bernoulli, torch.randint}
+_DRAWN = {"uniform_", "normal_", "exponential_", "log_normal_", "random_", "geometric_", "cauchy_"}
 _MERGED = (
-    "conv1d conv2d conv3d max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_max_pool2d interpolate group_norm instance_norm"
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d interpolate group_norm instance_norm"
 ).split()
 _DIRECT = {torch._C._nn.linear, F.layer_norm, torch.matmul, F.pad, torch._C._nn.pad}
 _REDUCTIONS = {torch.mean, torch.sum, torch.amax, torch.softmax, F.log_softmax, torch.cumsum, torch.max, torch.argmax}
@@ -60,7 +61,7 @@ def is_random(node: fx.Node) -> bool:
     if node.target is F.dropout:
         args = dict(zip(("x", "p", "training"), node.args, strict=False)) | node.kwargs
         return bool(args.get("training", True))
-    return node.target in _RANDOM
+    return node.target in _RANDOM or (isinstance(node.target, OnCopy) and node.target.method in _DRAWN)
 
 
 def _shift(dim: Any) -> Any:

@@ -29,6 +29,11 @@ def shape_of(node: fx.Node) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
 
 
+def has_effects(node: fx.Node) -> bool:
+    """Whether a node stays if nobody reads it: a module may keep something, unless it is known to keep nothing."""
+    return node.op in ("placeholder", "output") or (node.op == "call_module" and not node.meta.get("pure"))
+
+
 def _replace(node: fx.Node, target: Any, args: tuple[Any, ...]) -> None:
     node.target, node.args, node.kwargs = target, args, {}
 
@@ -48,13 +53,20 @@ def _index(node: fx.Node) -> None:
     shape = shape_of(base)
     if shape is None:
         return
+    place = _one_entry(key, shape)
+    if place is not None:
+        _replace(node, torch.select, (base, *place))
+
+
+def _one_entry(key: Any, shape: torch.Size) -> tuple[int, int] | None:
+    """The dimension and entry of ``x[t]``, ``x[:, t]`` or ``x[..., t]``; None: another kind of index."""
     keys = key if isinstance(key, tuple) else (key,)
     whole = [k for k in keys if k is not Ellipsis and k != slice(None)]
     if len(whole) != 1 or isinstance(whole[0], bool) or not isinstance(whole[0], int):
-        return
+        return None
     place = next(i for i, k in enumerate(keys) if k is not Ellipsis and k != slice(None))
     dim = place if Ellipsis not in keys[:place] else len(shape) - (len(keys) - place)
-    _replace(node, torch.select, (base, dim, whole[0] % shape[dim]))
+    return dim, whole[0] % shape[dim]
 
 
 def _reshape(node: fx.Node) -> None:
@@ -139,20 +151,34 @@ def _sums(graph: fx.Graph) -> None:
 
 
 def _writes(graph: fx.Graph) -> None:
-    """``out[t] = y_t`` for all t of a tensor of zeros is a ``stack``."""
+    """``out[t] = y_t``, or ``out[..., t] = y_t``, for all t is a ``stack``."""
     for node in reversed(list(graph.nodes)):
-        if node.target is not set_item or any(u.target is set_item and u.args[0] is node for u in node.users):
-            continue
-        written: dict[int, Any] = {}
-        at: Any = node
-        while isinstance(at, fx.Node) and at.target is set_item and isinstance(at.args[1], int):
-            written.setdefault(at.args[1], at.args[2])
-            at = at.args[0]
         shape = shape_of(node)
-        if shape is not None and sorted(written) == list(range(shape[0])):
-            values = [written[t] for t in range(shape[0])]
-            if all(isinstance(v, fx.Node) and shape_of(v) == shape[1:] for v in values):
-                _replace(node, stack, (values, 0))
+        if node.target is not set_item or shape is None:
+            continue
+        if any(u.target is set_item and u.args[0] is node for u in node.users):
+            continue
+        written: dict[tuple[int, int], Any] = {}
+        at: Any = node
+        while isinstance(at, fx.Node) and at.target is set_item:
+            place = _one_entry(at.args[1], shape)
+            if place is None:
+                break
+            written.setdefault(place, at.args[2])
+            at = at.args[0]
+        for dim in {d for d, _ in written}:
+            values = [written.get((dim, t)) for t in range(shape[dim])]
+            if len(written) == len(values) and all(_fits(v, node, dim) for v in values):
+                _replace(node, stack, (values, dim))
+
+
+def _fits(value: Any, node: fx.Node, dim: int) -> bool:
+    """Whether a value is one entry of the tensor of ``node`` along ``dim``."""
+    shape = shape_of(node) or torch.Size()
+    one = shape[:dim] + shape[dim + 1 :]
+    return (
+        isinstance(value, fx.Node) and shape_of(value) == one and value.meta["value"].dtype == node.meta["value"].dtype
+    )
 
 
 def tidy(graph: fx.Graph) -> None:
@@ -162,4 +188,4 @@ def tidy(graph: fx.Graph) -> None:
             _RULES[node.target](node)
     _sums(graph)
     _writes(graph)
-    graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output", "call_module"))
+    graph.eliminate_dead_code(has_effects)
