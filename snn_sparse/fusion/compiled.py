@@ -7,12 +7,12 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_unflatten
 
-from snn_sparse.fusion.capture import Captured, capture, has_hooks, take_census
+from snn_sparse.fusion.capture import Captured, Computed, capture, has_hooks, take_census
 from snn_sparse.fusion.plan import planned
 from snn_sparse.fusion.roll_up import roll_up
 from snn_sparse.fusion.sites import Sites
 from snn_sparse.fusion.stages import build
-from snn_sparse.fusion.tidy import tidy
+from snn_sparse.fusion.tidy import shape_of, tidy
 from snn_sparse.nn.masked import Masked
 from snn_sparse.specs import NeuronSpec
 
@@ -101,7 +101,8 @@ class Compiled:
         tidy(captured.graph)
         for node in captured.graph.nodes:
             if self.sites.kind_of(node) == "neuron":
-                node.meta["time_axis"] = self.sites.dynamics(node).time_axis
+                axis, shape = self.sites.dynamics(node).time_axis, shape_of(node.args[0])  # type: ignore[arg-type]
+                node.meta["time_axis"] = axis if axis is None or shape is None else axis % len(shape)
         self.walk = build(roll_up(captured.graph, self.sites.rolls, self.sites.take_inline), self.sites)
         self.leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"}
         self._spec, self._attributes = captured.spec, captured.attributes
@@ -153,8 +154,8 @@ class Compiled:
         self.has_run = True
         found = module.forward(*[x for x in inputs if isinstance(x, Tensor)])
         for (name, key), value in self._attributes.items():
-            setattr(self._model.get_submodule(name), key, value)
-        return tree_unflatten(found, self._spec)
+            setattr(self._model.get_submodule(name), key, value.of(found) if isinstance(value, Computed) else value)
+        return tree_unflatten(found[: self._spec.num_leaves], self._spec)
 
     def prepare(self, inputs: Sequence[Any]) -> fx.GraphModule:
         """The graph that a call with these inputs runs."""
