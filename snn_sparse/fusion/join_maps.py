@@ -48,7 +48,7 @@ def _join(walk: Walk, node: fx.Node, main: fx.Node, other: fx.Node) -> bool:
         residual = walk.arranged(other, [dims[0] or walk.time_missing(main), *dims[1:]])
     if residual is None:
         return False
-    stage.residual = residual
+    stage.residual, stage.full = residual, [dims[0] or walk.time_missing(main), *dims[1:]]
     walk.join(node, stage)
     return True
 

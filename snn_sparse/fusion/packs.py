@@ -75,7 +75,8 @@ class Packer:
         for node in graph.nodes:
             if node.op == "call_module" and kind_of(node):
                 calls[node.target].append(node)
-        for nodes in calls.values():
+        stacked = (node.args[0] for node in graph.nodes if node.target is stack)
+        for nodes in [*calls.values(), *map(list, stacked)]:  # type: ignore[call-overload]
             if len(nodes) > 1:
                 self._try(nodes)
         while self._work:

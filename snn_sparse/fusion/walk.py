@@ -34,6 +34,7 @@ class Open:
         residual: node of the residual.
         pool: whether a 2x2 max-pool follows the neuron.
         timesteps: T of the neuron.
+        full: dimensions of the output with the timesteps that only the residual has.
         settings: how the layers are called.
     """
 
@@ -48,6 +49,7 @@ class Open:
     residual: fx.Node | None = None
     pool: bool = False
     timesteps: int | None = None
+    full: Form | None = None
     settings: StageSettings = field(default_factory=StageSettings)
 
     def set(self, **changes: Any) -> None:
@@ -174,10 +176,10 @@ class Walk:
         return node
 
     def _write(self, o: Open) -> fx.Node:
+        if o.residual is not None and o.neuron is None:
+            return self._sum(o)
         parts = [s for s in (o.conv, o.norm, o.norm_residual, o.neuron) if s is not None]
         given = (o.x,) if o.residual is None else (o.x, o.residual)
-        if not parts:
-            return self.emit(torch.add, given)
         sites = (o.conv, o.norm, o.norm_residual, o.neuron)
         conv, norm, other, neuron = (None if s is None else s.module for s in sites)
         o.set(timesteps=o.timesteps)
@@ -190,6 +192,21 @@ class Walk:
         node = self.new.create_node("call_module", name, given, name=title)
         node.meta |= {"stage": stage, "sizes": o.sizes, "parts": [s.name for s in parts]}
         return node
+
+    def _sum(self, o: Open) -> fx.Node:
+        """Write the sum of two branches that no neuron took after all."""
+        assert o.residual is not None
+        right, left, settings = o.residual, o.x, StageSettings(norm=o.settings.norm_residual)
+        full: Any = tuple(size_of(d) for d in o.full or o.dims)
+        if o.norm_residual is not None:
+            right = self._write(Open(right, full, o.dims, o.last, norm=o.norm_residual, settings=settings))
+        if o.conv is not None or o.norm is not None:
+            left = self._write(replace(o, residual=None, norm_residual=None))
+        o.dims = o.full or o.dims
+        for value in self.values.values():
+            if value.open is o:
+                value.dims = o.dims
+        return self.emit(torch.add, (left, right))
 
     def growing(self, x: Any, node: fx.Node) -> Open | None:
         """The open stage that ``x`` comes from, if ``node`` is the only one to read it."""
