@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from snn_sparse.fusion.capture import CannotCapture
 from snn_sparse.fusion.compiled import Compiled, original_forward
-from snn_sparse.fusion.repeatable import Repeatable
+from snn_sparse.fusion.repeatable import Repeatable, in_double
 from snn_sparse.fusion.replay import mistaken
 from snn_sparse.tuning import without_races
 
@@ -98,7 +98,7 @@ def _twin(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _compare(compiler: Any, model: nn.Module, inputs: list[Any], spec: Any, dtype: torch.dtype) -> str:
     quiet = torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.autocast("cpu", enabled=False)
-    with quiet[0], quiet[1], quiet[2], without_races():
+    with quiet[0], quiet[1], quiet[2], without_races(), in_double(dtype == torch.float64):
         try:
             expected = _Run(_twin(model, dtype), inputs, spec)
         except Exception as error:
@@ -127,7 +127,8 @@ class _Run:
             args, kwargs = tree_unflatten(list(flat), spec)
             return original_forward(model, *args, **kwargs)
 
-        given = [v.clone().requires_grad_() if _floats(v) else v for v in inputs]
+        leaves = [v.clone().requires_grad_() if _floats(v) else v for v in inputs]
+        given = [v.clone() if _floats(v) else v for v in leaves]  # forward may write into them
         self.compiled = None
         if compiler is not None:
             self.compiled = Compiled(model, forward, given, compiler.neurons, compiler.excluded)
@@ -135,7 +136,7 @@ class _Run:
         with Repeatable():
             out = forward(*given) if self.compiled is None else self.compiled(given)
             self.outputs = [v for v in tree_flatten(out)[0] if _floats(v)]
-            self._backward(model, given)
+            self._backward(model, leaves)
 
     def keep(self, sites: Any) -> None:
         """Write down the buffers, and potentials as neurons start the next call from them rather than as they lie."""
@@ -183,7 +184,7 @@ class _Run:
         for name, value in self.kept.items():
             if name not in other.kept or value.shape != other.kept[name].shape:
                 return name
-            if not _close(value, other.kept[name], GRADIENTS if double else SINGLE, _largest([value])):
+            if not _close(value, other.kept[name], GRADIENTS if double else SINGLE, max(_largest([value]), 1e-3)):
                 return name
         return ""
 
