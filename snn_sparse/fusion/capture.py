@@ -105,7 +105,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.graph = fx.Graph()
         self.names = {id(m): name for name, m in model.named_modules()}
-        self._is_leaf, self._held, self._busy = is_leaf, _tensors_of(model), False
+        self._is_leaf, self._held, self._busy, self._grad = is_leaf, _tensors_of(model), False, True
         self._nodes: dict[int, fx.Node] = {}
         self._keep: list[Any] = []  # so that no other value takes an `id`
         self._storages: dict[int, set[int]] = {}
@@ -158,6 +158,8 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch._C._set_grad_enabled:
+            self._grad = bool(args[0])
         if self._busy:
             return func(*args, **kwargs)
         if functions.writes(func, args, kwargs):
@@ -173,7 +175,7 @@ class Recorder(TorchFunctionMode):
 
     def _cut(self, out: Any) -> Any:
         """Under ``no_grad``, what was computed has no gradient: a ``detach`` says so."""
-        if not torch.is_grad_enabled():
+        if not self._grad:
             for value in tree_flatten(out)[0]:
                 if isinstance(value, Tensor) and value.is_floating_point() and id(value) in self._nodes:
                     node = self.graph.call_function(torch.detach, (self._nodes[id(value)],))
@@ -280,27 +282,43 @@ class _Patched:
 
     def __init__(self, recorder: Any) -> None:
         self.recorder = recorder
+        self._forwards: list[tuple[type, Any]] = []
 
     def __enter__(self) -> None:
-        recorder, function = self.recorder, torch.autograd.Function
-        original = self._original = vars(function).get("apply")
+        recorder = self.recorder
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return recorder.call_module(module, args, kwargs)
 
-        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-            bound = original.__get__(None, cls) if original is not None else super(function, cls).apply
-            return recorder.apply(cls, bound, args, kwargs)
-
         nn.Module.__call__ = call  # type: ignore[method-assign, assignment]
-        function.apply = classmethod(apply)  # type: ignore[assignment]
+        for function in _functions(torch.autograd.Function):
+            forward = vars(function)["forward"]
+            self._forwards.append((function, forward))
+            function.forward = staticmethod(_told(recorder, function, forward.__get__(None, function)))
 
     def __exit__(self, *_: Any) -> None:
         nn.Module.__call__ = _call  # type: ignore[method-assign]
-        if self._original is None:
-            del torch.autograd.Function.apply
-        else:
-            torch.autograd.Function.apply = self._original  # type: ignore[method-assign]
+        for function, forward in self._forwards:
+            function.forward = forward  # type: ignore[attr-defined]
+
+
+def _functions(kind: Any) -> Iterator[Any]:
+    """All autograd functions that there are but those of torch."""
+    for function in kind.__subclasses__():
+        if not function.__module__.startswith("torch.") and isinstance(vars(function).get("forward"), staticmethod):
+            yield function
+        yield from _functions(function)
+
+
+def _told(recorder: Any, function: Any, forward: Callable) -> Callable:
+    """The ``forward`` of an autograd function: an ``act = Spike.apply`` of long ago cannot be got hold of otherwise."""
+
+    def tell(*args: Any) -> Any:
+        context = args[: 0 if function.setup_context is not torch.autograd.Function.setup_context else 1]
+        called = getattr(context[0], "_forward_cls", function) if context else function  # may have inherited it
+        return recorder.apply(called, lambda *given: forward(*context, *given), args[len(context) :], {})
+
+    return tell
 
 
 class _Counter:

@@ -13,6 +13,11 @@ from snn_sparse.specs import BatchNormStatistics
 Kind = Literal["conv", "linear", "norm"]
 _BASES: tuple[tuple[type, Kind], ...] = ((_ConvNd, "conv"), (nn.Linear, "linear"), (_BatchNorm, "norm"))
 _OURS = (Conv1d, Conv2d, BatchNorm2d)
+# Authors of forward passes in SpikingJelly that compute what the layer of torch does, on sequences too.
+_SPIKINGJELLY = {
+    *("Conv1d", "Conv2d", "Conv3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Linear"),
+    *("_ThresholdDependentBatchNormBase", "_MultiStepThresholdDependentBatchNormBase"),
+}
 
 
 def _author(kind: type) -> type:
@@ -24,13 +29,15 @@ def kind_of(module: nn.Module) -> Kind | None:
     """Name the kind of a layer whose forward pass is torch's, SpikingJelly's or ours; None: another's."""
     if isinstance(module, (SyncBatchNorm, nn.LazyLinear)) or getattr(module, "transposed", False):
         return None
-    author = _author(type(module))
-    known = author.__module__.startswith(("torch.nn.", "spikingjelly.")) or author in _OURS or _is_masked(author)
+    known = _is_known(_author(type(module)))
     return next((kind for base, kind in _BASES if known and isinstance(module, base)), None)
 
 
-def _is_masked(author: type) -> bool:
-    return author.__module__.startswith("snn_sparse.nn")
+def _is_known(author: type) -> bool:
+    where = author.__module__
+    if where.startswith("spikingjelly."):
+        return author.__name__ in _SPIKINGJELLY
+    return author in _OURS or where.startswith(("torch.nn.", "snn_sparse.nn"))
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -39,12 +46,9 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def _rank(module: nn.Module) -> int:
-    name = type(module).__name__
-    for base in type(module).__mro__:
-        if base.__module__.startswith("torch.nn."):
-            name = base.__name__
-            break
-    return {"1d": 3, "2d": 4, "3d": 5}.get(name[-2:], 0)
+    """Dimensions of a batch; 0: the name does not tell."""
+    ranks = {"1d": 3, "2d": 4, "3d": 5}
+    return next((ranks[kind.__name__[-2:]] for kind in type(module).__mro__ if kind.__name__[-2:] in ranks), 0)
 
 
 def merges(module: nn.Module, args: tuple[Any, ...]) -> bool:
@@ -54,7 +58,8 @@ def merges(module: nn.Module, args: tuple[Any, ...]) -> bool:
         return False
     if isinstance(module, _OURS):
         return x.dim() == _rank(module) + 1
-    if getattr(module, "step_mode", None) != "m":
+    always = _author(type(module)).__name__.endswith("ThresholdDependentBatchNormBase")
+    if not always and getattr(module, "step_mode", None) != "m":
         return False
     return x.dim() == _rank(module) + 1 or (x.dim() == 3 and isinstance(module, nn.BatchNorm1d))  # [T, N, C]
 
