@@ -36,6 +36,7 @@ class Arrangement:
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Rearrange a tensor."""
         return self.apply(x, lambda function, arguments: function(*arguments))
 
     @property

@@ -118,6 +118,7 @@ class Axes:
     def __init__(self, graph: fx.Graph, kind_of: Any) -> None:
         self.forms: dict[fx.Node, Form] = {}
         self.missing: dict[fx.Node, set[Atom]] = {}
+        self._missing: set[Atom] = set()
         self._kind_of = kind_of
         self._steps: dict[fx.Node, Dim] = {}
         self._missing: set[Atom] = set()

@@ -74,7 +74,8 @@ def _listen(model: nn.Module, inputs: Sequence[Any], spec: Any, names: Sequence[
         for handle in handles:
             handle.remove()
     for kept in heard.values():
-        kept.module._forward_hooks.clear(), kept.module._forward_pre_hooks.clear()
+        kept.module._forward_hooks.clear()
+        kept.module._forward_pre_hooks.clear()
     return heard
 
 
