@@ -10,7 +10,7 @@ import snn_sparse as ss
 class Looped(nn.Module):
     """A loop over time around single-step layers of SpikingJelly; a parameter and a buffer of its own."""
 
-    def __init__(self, timesteps=3):
+    def __init__(self, timesteps=2):
         super().__init__()
         self.timesteps = timesteps
         self.conv, self.bn = layer.Conv2d(2, 6, 3, padding=1), layer.BatchNorm2d(6)
@@ -37,7 +37,7 @@ def masked(model, density=0.3):
 
 
 def images(*lead, dtype=torch.float32):
-    return 2 * torch.randn(*(lead or (3,)), 2, 6, 5, dtype=dtype)
+    return 2 * torch.randn(*(lead or (3,)), 2, 8, 9, dtype=dtype)
 
 
 def gradients(run, model, *inputs):

@@ -14,6 +14,7 @@ from snn_sparse.fusion.sites import Sites
 from snn_sparse.fusion.stages import build
 from snn_sparse.fusion.tidy import shape_of, tidy
 from snn_sparse.nn.masked import Masked
+from snn_sparse.ops.backend import for_compiler
 from snn_sparse.specs import NeuronSpec
 
 Tensor = torch.Tensor
@@ -106,7 +107,7 @@ class Compiled:
         self.walk = build(roll_up(captured.graph, self.sites.rolls, self.sites.take_inline), self.sites)
         self.leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"}
         self._spec, self._attributes = captured.spec, captured.attributes
-        self._plans: dict[bool, fx.GraphModule] = {}
+        self._plans: dict[tuple[bool, bool], fx.GraphModule] = {}  # with gradients, for a compiler
         self._tuners: list[Any] = []
         state: set[Any] = {(n, self.sites.state_of(n)) for n in self.sites.neurons}
         keeping = [name for name, found in census.calls.items() if found.keeps]
@@ -117,13 +118,29 @@ class Compiled:
 
     def plan(self, like: Tensor) -> fx.GraphModule:
         """The graph that runs now, with or without gradients: planned again where a mask is new."""
+        self._forget_old_masks()
+        key = (torch.is_grad_enabled(), False)
+        if key not in self._plans:
+            self._plans[key] = self._planned(like)
+        self.module = self._plans[key]
+        return self.module
+
+    def _forget_old_masks(self) -> None:
         if not self.is_planned():
             self._tuners = self._tuners_now()
-            for grad in (False, True):  # both, as a compiler that meets the other cannot plan
-                with torch.set_grad_enabled(grad):
-                    self._plans[grad] = planned(self.walk.new, self.walk.stages, self._model, self.sites.inline, like)
-        self.module = self._plans[torch.is_grad_enabled()]
-        return self.module
+            self._plans.clear()
+
+    def plan_traced(self, inputs: Sequence[Any]) -> None:
+        """Plan for a compiler of torch's, which can plan nothing itself."""
+        self._forget_old_masks()
+        like = self._like(next(x for x in inputs if isinstance(x, Tensor)))
+        for grad in (False, True):
+            if (grad, True) not in self._plans:
+                with torch.set_grad_enabled(grad), for_compiler():
+                    self._plans[grad, True] = self._planned(like)
+
+    def _planned(self, like: Tensor) -> fx.GraphModule:
+        return planned(self.walk.new, self.walk.stages, self._model, self.sites.inline, like)
 
     def is_planned(self) -> bool:
         """Whether there is a plan for the masks as they are."""
@@ -148,7 +165,7 @@ class Compiled:
 
     def traced(self, inputs: Sequence[Any]) -> Any:
         """The same for a compiler of torch's, which follows every line; it has to be planned."""
-        return self._run(self._plans[torch.is_grad_enabled()], inputs)
+        return self._run(self._plans[torch.is_grad_enabled(), True], inputs)
 
     def _run(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
         self.has_run = True

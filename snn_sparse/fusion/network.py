@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from snn_sparse.fusion import layers
 from snn_sparse.fusion.bystanders import register
@@ -75,19 +75,23 @@ class Compiler:
             self._entries.popitem(last=False)
         return entry, inputs
 
-    def meet(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        """Compile for a call, if that has not been done, and plan it."""
+    def meet(self, model: nn.Module, args: Any, kwargs: Any, traced: bool = False) -> None:
+        """Compile for a call, if that has not been done, and plan it; ``traced``: for one that torch.compile follows."""
         entry, inputs = self.find(model, args, kwargs)
         self.took(entry)
         if not isinstance(entry, Refused):
-            entry.prepare(inputs)
+            (entry.plan_traced if traced else entry.prepare)(inputs)
 
     def find_traced(self, args: Any, kwargs: Any) -> "tuple[Compiled | None, list[Any]]":
         """The compiled and planned forward pass for a call that torch.compile or torch.export follows, or None."""
         inputs, spec = tree_flatten((args, kwargs))
         for entry in self._entries.get(_key(inputs, spec), ()):
             if entry.guards.hold():
-                return (entry if isinstance(entry, Compiled) and entry.is_planned() else None), inputs
+                if isinstance(entry, Refused):
+                    return None, inputs
+                if not torch.compiler.is_dynamo_compiling():  # torch.export, which runs Python
+                    entry.plan_traced(inputs)
+                return (entry if entry.is_planned() else None), inputs
         return None, inputs
 
     def took(self, entry: "Compiled | Refused") -> None:
@@ -110,12 +114,7 @@ class Compiler:
             return original_forward(model, *args, **kwargs)
 
         try:
-            if self.verify and model.training not in self.verified:
-                self.verified[model.training] = disagreement(self, model, inputs, spec)
-            problem = self.verified.get(model.training, "")
-            if problem:
-                return Refused(problem, model)
-            return Compiled(model, forward, inputs, self.neurons, self.excluded)
+            return self._compile_aside(model, forward, inputs, spec)
         except CannotCapture as error:
             return Refused(str(error), model)
         except Exception as error:  # of the compiler's own: never a reason not to run
@@ -123,6 +122,26 @@ class Compiler:
             return Refused(
                 f"the compiler of snn_sparse failed ({type(error).__name__}: {what}); please report this", model
             )
+
+    def _compile_aside(self, model: nn.Module, forward: Any, inputs: list[Any], spec: Any) -> "Compiled | Refused":
+        """Compile unnoticed by autocast, which would keep fake weights, and by who counts or offloads saved tensors."""
+        caches = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+                self._verify(model, inputs, spec)
+                problem = self.verified.get(model.training, "")
+                return Refused(problem, model) if problem else Compiled(model, forward, inputs, self.neurons, self.excluded)
+        finally:
+            torch.set_autocast_cache_enabled(caches)
+
+    def _verify(self, model: nn.Module, inputs: list[Any], spec: Any) -> None:
+        if self.verify and model.training not in self.verified:
+            self.verified[model.training] = disagreement(self, model, inputs, spec)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 class Refused:
@@ -222,6 +241,9 @@ def _rebuild(kind: type[nn.Module]) -> nn.Module:
 def _shared(model: nn.Module) -> nn.Module:
     """A copy of a network that shares its parameters and buffers."""
     memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    for value in tree_leaves([m.__dict__ for m in model.modules()]):
+        if isinstance(value, Tensor) and not value.is_leaf:  # what neurons keep of the last step
+            memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo)
 
 

@@ -49,7 +49,8 @@ class Adapter(nn.Module):
 
     def finish(self, v: Tensor) -> None:
         """Keep the potential [N, C, H, W] after the last step as the module does."""
-        self.dynamics.finish(self.module, self.outward(v))
+        v = self.outward(v)
+        self.dynamics.finish(self.module, v.clone() if v._is_view() else v)  # whoever detaches it in place needs its own
 
 
 @dataclass(frozen=True)

@@ -32,4 +32,4 @@ def meet_traced(context: Any) -> None:
         args, kwargs = tuple(_example(local("args"))), dict(_example(local("kwargs")))
     except Exception:  # an argument whose value Dynamo does not tell; the network runs as it was written
         return
-    network.__dict__["_fused_compiler"].meet(network, args, kwargs)
+    network.__dict__["_fused_compiler"].meet(network, args, kwargs, traced=True)

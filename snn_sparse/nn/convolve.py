@@ -70,12 +70,12 @@ def output_sizes(conv: Any, sizes: Sizes) -> Sizes:
     t, n, c, h, w = sizes
     if isinstance(conv, nn.Linear):
         return (t, n, conv.out_features, h, w)
-    shape = (1, c, h) if isinstance(conv, nn.Conv1d) else (1, c, h, w)
-    meta = {"device": "meta"}
-    with torch.no_grad():
-        weight = torch.empty(conv.weight.shape, **meta)  # type: ignore[arg-type]
-        out = conv._conv_forward(torch.empty(shape, **meta), weight, None)  # type: ignore[arg-type]
-    return (t, n, *(*out.shape[1:], 1)[:3])  # type: ignore[return-value]
+    found = []
+    for i, size in enumerate((h,) if isinstance(conv, nn.Conv1d) else (h, w)):
+        reach = conv.dilation[i] * (conv.kernel_size[i] - 1)
+        padding = {"same": reach, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else 2 * conv.padding[i]
+        found.append((size + padding - reach - 1) // conv.stride[i] + 1)
+    return (t, n, conv.out_channels, *(*found, 1)[:2])  # type: ignore[return-value]
 
 
 def plan(conv: Any, sizes: Sizes, binary: bool, like: Tensor | None = None) -> ConvPlan:

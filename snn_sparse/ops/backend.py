@@ -9,8 +9,8 @@ import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,12 +74,26 @@ def runs(operator: str, *tensors: torch.Tensor | None) -> bool:
 # ---- C++ -------------------------------------------------------------------------------------------------------------
 
 
+_for_compiler = False
+
+
+@contextmanager
+def for_compiler() -> Iterator[None]:
+    """Inside, the answers are those for a graph that torch.compile or torch.export will compile."""
+    global _for_compiler
+    before, _for_compiler = _for_compiler, True
+    try:
+        yield
+    finally:
+        _for_compiler = before
+
+
 def _cpp_problem(dtype: torch.dtype) -> str:
     if dtype not in CPP_DTYPES:
         return f"the C++ operators compute in float32 and float64, not in {dtype}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _for_compiler:
         return "a graph is compiled, which fuses the plain definition"
     return _library_problem()
 

@@ -1,5 +1,6 @@
 """The one to ask how a layer computes: what is known, is on disk, or is raced now."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,10 +44,14 @@ class LayerTuner:
 
     def __init__(self, keep: Tensor | None) -> None:
         self.keep = keep[..., None, None] if keep is not None and keep.dim() == 2 else keep
-        self.density = 1.0 if keep is None else int(keep.count_nonzero()) / keep.numel()
         self.winners: dict[tuple[ConvGeometry, torch.dtype], Winner] = {}
         self._live: dict[tuple[LiveConfiguration, int, int], LayerConfiguration] = {}
         self._tiled: dict[tuple[ConvGeometry, torch.dtype, torch.dtype, torch.device], LayerConfiguration] = {}
+
+    @functools.cached_property
+    def density(self) -> float:
+        """Share of the weights that are alive."""
+        return 1.0 if self.keep is None else int(self.keep.count_nonzero()) / self.keep.numel()
 
     def on_cpu(self, g: ConvGeometry, dtype: torch.dtype) -> tuple[MemoryFormat, LayerConfiguration]:
         """Memory format of input and output, and the configuration, for C++ operators."""
