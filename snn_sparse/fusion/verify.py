@@ -88,7 +88,10 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _twin(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    twin = copy.deepcopy(model).to(dtype)
+    try:
+        twin = copy.deepcopy(model).to(dtype)
+    except Exception as error:  # sharded networks, for example
+        raise _Fails(f"it cannot be copied to be compared: {(str(error).splitlines() or [''])[0]}") from None
     for module in twin.modules():
         for key, value in module.__dict__.items():
             if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != dtype:
