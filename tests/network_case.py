@@ -36,8 +36,9 @@ def masked(model, density=0.3):
     return mask
 
 
-def images(*lead, dtype=torch.float32):
-    return 2 * torch.randn(*(lead or (3,)), 2, 8, 9, dtype=dtype)
+def images(*lead, dtype=torch.float32, generator=None):
+    generator = None if generator is None else torch.Generator().manual_seed(generator)
+    return 2 * torch.randn(*(lead or (3,)), 2, 8, 9, dtype=dtype, generator=generator)
 
 
 def gradients(run, model, *inputs):

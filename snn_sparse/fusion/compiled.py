@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_unflatten
 
 from snn_sparse.fusion.capture import Captured, Computed, capture, has_hooks, take_census
@@ -133,10 +134,11 @@ class Compiled:
     def plan_traced(self, inputs: Sequence[Any]) -> None:
         """Plan for a compiler of torch's, which can plan nothing itself."""
         self._forget_old_masks()
-        like = self._like(next(x for x in inputs if isinstance(x, Tensor)))
+        with _disable_current_modes():  # torch.export's
+            like = self._like(next(x for x in inputs if isinstance(x, Tensor)))
         for grad in (False, True):
             if (grad, True) not in self._plans:
-                with torch.set_grad_enabled(grad), for_compiler():
+                with _disable_current_modes(), torch.set_grad_enabled(grad), for_compiler():
                     self._plans[grad, True] = self._planned(like)
 
     def _planned(self, like: Tensor) -> fx.GraphModule:

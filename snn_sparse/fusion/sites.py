@@ -50,7 +50,12 @@ class Adapter(nn.Module):
     def finish(self, v: Tensor) -> None:
         """Keep the potential [N, C, H, W] after the last step as the module does."""
         v = self.outward(v)
-        self.dynamics.finish(self.module, v.clone() if v._is_view() else v)  # whoever detaches it in place needs its own
+        self.dynamics.finish(self.module, v.clone() if _borrowed(v) else v)
+
+
+def _borrowed(v: Tensor) -> bool:
+    """Whether nobody may detach a potential in place, as libraries do between calls: it is a view."""
+    return not torch.compiler.is_compiling() and v._is_view()
 
 
 @dataclass(frozen=True)
