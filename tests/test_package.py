@@ -113,7 +113,7 @@ def test_the_training_loop_knows_nothing_of_pruning():
 
 SOURCES = [
     p
-    for folder in ("snn_sparse", "benchmarks", "tests", "csrc")
+    for folder in ("snn_sparse", "benchmarks", "tests", "examples", "csrc")
     for p in sorted((REPOSITORY / folder).rglob("*"))
     if p.suffix in (".py", ".cpp", ".h", ".cu")
 ]
