@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import random
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from benchmarks.timing import Timing, interleaved, ratios, wall_clock
 from snn_sparse.fusion.explain import explain
 from snn_sparse.fusion.repeatable import Repeatable
 
-FUSED = "ss.fuse"
+FUSED, WHOLE = "ss.fuse", "the network"
 NEURONS, FOUND = "neurons", "neurons fused"
 OUTPUTS, GRADIENTS, SINGLE = "difference of outputs", "difference of gradients", "float32 only"
 BEFORE, AFTER, FASTER = "ms before", "ms after", "times faster"
@@ -61,7 +62,7 @@ def _measure(network: Any, rounds: int, device: str) -> list[Row]:
     outputs, gradients = differences(model, inputs, network.reset, dtype)
     fast = ss.fuse(model)
     timings = _timed(model, fast, network, inputs, rounds)
-    neurons, reason = _told(fast)
+    neurons, left = _told(fast)
     found = {
         NEURONS: Timing([network.neurons or count_neurons(model)]),
         FOUND: Timing([neurons]),
@@ -73,15 +74,16 @@ def _measure(network: Any, rounds: int, device: str) -> list[Row]:
         FASTER: ratios(timings, "before")["after"],
     }
     rows = [row for metric, timing in found.items() for row in make_rows(case, metric, {FUSED: timing}, device)]
-    return rows + (skipped_rows(case, {FUSED: reason}, device) if reason else [])
+    return rows + skipped_rows(case, left, device)
 
 
-def _told(fast: nn.Module) -> tuple[int, str]:
-    """How many neurons run in stages, and why the network runs as it was written, without the names of folders."""
+def _told(fast: nn.Module) -> tuple[int, dict[str, str]]:
+    """How many neurons run in stages; what was left -> why, without the names of folders."""
     told, compiler = explain(fast), fast.__dict__["_fused_compiler"]
-    if "" in told.left:
-        return 0, re.sub(r"\((?:[^()]*/)?([^()/]+\.py:\d+)", r"(\1", told.left[""])
-    return len(set(compiler.last.sites.neurons) & set(told.fused)), ""
+    left = {name: re.sub(r"\((?:[^()]*/)?([^()/]+\.py:\d+)", r"(\1", reason) for name, reason in told.left.items()}
+    if "" in left:
+        return 0, {WHOLE: left[""]}
+    return len(set(compiler.last.sites.neurons) & set(told.fused)), left
 
 
 def loss_of(out: Any) -> torch.Tensor:
@@ -134,7 +136,8 @@ def differences(
     given = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
     found = []
     for twin in (copy.deepcopy(model).to(dtype), ss.fuse(copy.deepcopy(model).to(dtype))):
-        with Repeatable():  # dropout and other random numbers
+        random.seed(0)
+        with Repeatable():  # dropout and other random numbers of torch
             reset(twin)
             out = twin(*given)
             loss_of(out).backward()

@@ -170,33 +170,36 @@ def publish() -> None:
     publish_fusing()
 
 
+def _fusing_line(case: str, found: Found) -> list[str]:
+    """Cells of one network."""
+    value = {metric: next(iter(of.values())).median for metric, of in found.items()}
+    name, _, style = case.partition(": ")
+    note = " (float32)" if "float32 only" in value else ""
+    return [
+        name,
+        style,
+        f"{value['neurons fused']:.0f} of {value['neurons']:.0f}",
+        f"{value['difference of outputs']:.0e}{note}",
+        f"{value['difference of gradients']:.0e}{note}",
+        f"{value['ms before']:.1f}",
+        f"{value['ms after']:.1f}",
+        f"{value['times faster']:.2f}x",
+    ]
+
+
 def fusing_table(rows: list[Row]) -> str:
-    """One line a network: what was fused, how far results differ, a training step; below, what was left and why."""
-    lines, reasons = [], []
-    for (case, _), found in groups(rows).items():
-        name, _, style = case.partition(": ")
-        one = {metric: next(iter(of.values())) for metric, of in found.items()}
-        value = {metric: row.median for metric, row in one.items()}
-        note = " (float32)" if "float32 only" in value else ""
-        lines.append(
-            [
-                name,
-                style,
-                f"{value['neurons fused']:.0f} of {value['neurons']:.0f}",
-                f"{value['difference of outputs']:.0e}{note}",
-                f"{value['difference of gradients']:.0e}{note}",
-                f"{value['ms before']:.1f}",
-                f"{value['ms after']:.1f}",
-                f"{value['times faster']:.2f}x",
-            ]
-        )
-        if SKIPPED in one:
-            reasons.append(f"- {name} runs as it was written: {one[SKIPPED].reason}")
-    if not lines:
-        return ""
+    """One table a device, one line a network; then what was left of each and why."""
     head = ["network", "style", "neurons fused", "outputs", "gradients", "ms before", "ms after", "times faster"]
-    where = f"{rows[0].device}; {rows[0].versions}; {rows[0].date}"
-    return "\n\n".join([where, _markdown(head, lines), *(["\n".join(reasons)] if reasons else [])])
+    parts: list[str] = []
+    left: dict[tuple[str, str], str] = {}
+    for device in dict.fromkeys(r.device for r in rows):
+        here = [r for r in rows if r.device == device]
+        parts.append(f"{device}; {here[0].versions}; {here[0].date}")
+        parts.append(_markdown(head, [_fusing_line(case, found) for (case, _), found in groups(here).items()]))
+        left |= {(r.case.partition(": ")[0], r.provider): r.reason for r in here if r.reason}
+    if left:
+        parts += ["Left as it was written:", "\n".join(f"- {net}, {what}: {why}" for (net, what), why in left.items())]
+    return "\n\n".join(parts)
 
 
 def publish_fusing() -> None:

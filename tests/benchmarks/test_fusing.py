@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,19 +37,19 @@ def test_a_captured_network_and_one_that_is_not(page, monkeypatch, capsys):
     found = {case.partition(":")[0]: metrics for (case, _), metrics in publish.groups(rows).items()}
     zoo = networks()
     for name, fused in (("linears", zoo["linears"].neurons), ("data_if", 0)):
-        value = {metric: one[fusing.FUSED].median for metric, one in found[name].items()}
+        value = {metric: one[fusing.FUSED].median for metric, one in found[name].items() if fusing.FUSED in one}
         assert value[fusing.NEURONS] == zoo[name].neurons
         assert value[fusing.FOUND] == fused
         assert value[fusing.OUTPUTS] <= 1e-9
         assert value[fusing.GRADIENTS] <= 1e-7
         assert value[fusing.FASTER] == pytest.approx(value[fusing.BEFORE] / value[fusing.AFTER])
-    reason = found["data_if"][SKIPPED][fusing.FUSED].reason
+    reason = found["data_if"][SKIPPED][fusing.WHOLE].reason
     assert reason.startswith("control flow depends on the data (odd.py:")
     assert SKIPPED not in found["linears"]
     text = page.read_text()
     assert text.startswith("# before\n")
     assert text.endswith("behind\n")
-    assert f"- data_if runs as it was written: {reason}" in text
+    assert f"- data_if, the network: {reason}" in text
     assert f"| linears | {zoo['linears'].style} | {zoo['linears'].neurons} of {zoo['linears'].neurons} |" in text
     capsys.readouterr()
 
@@ -95,6 +96,13 @@ def test_the_table(page):
     single = [*rows, row(fusing.FUSED, fusing.SINGLE, 1.0, "CPU", "net: style: odd")]
     assert "| 0e+00 (float32) | 2e-16 (float32) |" in publish.fusing_table(single)
     assert publish.fusing_table([]) == ""
+    left = [*rows, row("lif2", SKIPPED, 0.0, "CPU", "net: style: odd", "it is no neuron")]
+    assert publish.fusing_table(left).splitlines()[-3:] == [
+        "Left as it was written:",
+        "",
+        "- net, lif2: it is no neuron",
+    ]
+    assert publish.fusing_table([*rows, *(replace(r, device="other") for r in rows)]).count(line) == 2
 
 
 def test_the_page_shows_the_rows():
