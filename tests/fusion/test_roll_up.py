@@ -113,7 +113,7 @@ def constant_outside(net, x):
 @loop(shape=(N, 2, 4, 4))
 def constant_sum(net, x):
     """A layer without memory on what is the same at every step."""
-    return sum(net.conv1(x) * 0.5 for _ in range(T)), torch.stack([net.first(x) for _ in range(T)])
+    return sum(net.conv1(x) * 0.5 for _ in range(T)) / T
 
 
 @loop()
