@@ -10,32 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fusion.loops import Node
+from fusion import wild
+from fusion.wild import Net, captured
 from torch import nn
 from torch.utils._pytree import tree_unflatten
 
 from snn_sparse.fusion.bystanders import Bystanders
-from snn_sparse.fusion.capture import CannotCapture, capture, take_census
-
-
-class Net(nn.Module):
-    """A layer, a batch norm, a neuron, dropout; ``body`` is the forward pass."""
-
-    def __init__(self, body):
-        super().__init__()
-        self.fc, self.bn, self.node, self.drop = nn.Linear(5, 4), nn.BatchNorm1d(4), Node(), nn.Dropout(0.5)
-        self.scale = nn.Parameter(torch.ones(4))
-        self.register_buffer("offset", torch.ones(4))
-        self.body, self.count, self.seen, self.table = body, 0, [], {}
-        self.T, self.generator = 3, None
-
-    def forward(self, x):
-        return self.body(self, x)
-
-
-def captured(model, *inputs):
-    census = take_census(model, model.forward, inputs)
-    return capture(model, model.forward, inputs, lambda m, _: isinstance(m, (nn.Linear, nn.BatchNorm1d, Node)), census)
+from snn_sparse.fusion.capture import CannotCapture
 
 
 def refused(body):
@@ -47,136 +28,37 @@ def refused(body):
 # ---- what is refused
 
 
-def data_if(net, x):
-    if x.sum() > 0:
-        x = -x
-    return net.fc(x)
-
-
-def data_while(net, x):
-    while x.abs().max() > 1:
-        x = x / 2
-    return net.fc(x)
-
-
-def item(net, x):
-    scale = x.max().item()
-    return net.fc(x) * int(scale)
-
-
-def length_of_what_is_found(net, x):
-    found = x[x > 0]
-    return net.fc(x) * len(found)
-
-
-def to_numpy(net, x):
-    scale = x.detach().numpy().mean()
-    return net.fc(x) * scale
-
-
-def to_list(net, x):
-    first = x.tolist()
-    return net.fc(x) * first[0][0]
-
-
-def python_random(net, x):
-    return net.fc(x) * random.random()
-
-
-def numpy_random(net, x):
-    return net.fc(x) * float(np.random.rand())  # noqa: NPY002
-
-
-def counts(net, x):
-    net.count = net.count + 1
-    net.seen = x
-    return net.fc(x)
-
-
-def keeps_an_input(net, x):
-    net.last = x
-    return net.fc(x)
-
-
-def appends(net, x):
-    net.seen.append(1)
-    return net.fc(x)
-
-
-def keeps_in_a_dictionary(net, x):
-    net.table["x"] = x
-    return net.fc(x)
-
-
-def writes_a_parameter(net, x):
-    with torch.no_grad():
-        net.scale.mul_(0.9)
-    return net.fc(x) * net.scale
-
-
-def writes_a_buffer(net, x):
-    net.offset += 1
-    return net.fc(x) + net.offset
-
-
-def view_then_write(net, x):
-    y = net.fc(x)
-    row = y[0]
-    y.mul_(2)
-    return row
-
-
-def write_through_a_view(net, x):
-    y = net.fc(x)
-    y[0].zero_()
-    return y
-
-
-def a_foreign_tensor(net, x):
-    return net.fc(x) + OUTSIDE
-
-
-def no_tensor(net, x):
-    net.fc(x)
-    return 3.0
-
-
-def mistake(net, x):
-    return net.fc(x.reshape(7, 7))
-
-
-OUTSIDE = torch.ones(4)
 REASONS = {
-    data_if: "control flow depends on the data",
-    data_while: "control flow depends on the data",
-    item: "control flow depends on the data",
-    length_of_what_is_found: "control flow depends on the data",
-    to_numpy: "",
-    to_list: "",
-    python_random: "random numbers in Python",
-    numpy_random: "random numbers in Python",
-    counts: "the attribute (count|seen)",
-    keeps_an_input: "the attribute last",
-    appends: "list",
-    keeps_in_a_dictionary: "table|x",
-    writes_a_parameter: "writes into a parameter or buffer",
-    writes_a_buffer: "writes into a parameter or buffer",
-    view_then_write: "reads a view of it afterwards",
-    write_through_a_view: "reads a view of it afterwards",
-    a_foreign_tensor: "neither the network's nor computed from its input",
-    no_tensor: "returns no tensor",
-    mistake: "RuntimeError: .*invalid for input of size",
+    wild.data_if: "control flow depends on the data",
+    wild.data_while: "control flow depends on the data",
+    wild.item: "control flow depends on the data",
+    wild.length_of_what_is_found: "control flow depends on the data",
+    wild.to_numpy: "",
+    wild.to_list: "",
+    wild.python_random: "random numbers in Python",
+    wild.numpy_random: "random numbers in Python",
+    wild.counts: "the attribute (count|seen)",
+    wild.keeps_an_input: "the attribute last",
+    wild.appends: "list",
+    wild.keeps_in_a_dictionary: "table|x",
+    wild.writes_a_parameter: "writes into a parameter or buffer",
+    wild.writes_a_buffer: "writes into a parameter or buffer",
+    wild.view_then_write: "reads a view of it afterwards",
+    wild.write_through_a_view: "reads a view of it afterwards",
+    wild.a_foreign_tensor: "neither the network's nor computed from its input",
+    wild.no_tensor: "returns no tensor",
+    wild.mistake: "RuntimeError: .*invalid for input of size",
 }
 LINES = {
-    data_if: "if x.sum() > 0:",
-    data_while: "while x.abs().max() > 1:",
-    item: "scale = x.max().item()",
-    to_numpy: "scale = x.detach().numpy().mean()",
-    to_list: "first = x.tolist()",
-    writes_a_parameter: "net.scale.mul_(0.9)",
-    writes_a_buffer: "net.offset += 1",
-    a_foreign_tensor: "return net.fc(x) + OUTSIDE",
-    mistake: "return net.fc(x.reshape(7, 7))",
+    wild.data_if: "if x.sum() > 0:",
+    wild.data_while: "while x.abs().max() > 1:",
+    wild.item: "scale = x.max().item()",
+    wild.to_numpy: "scale = x.detach().numpy().mean()",
+    wild.to_list: "first = x.tolist()",
+    wild.writes_a_parameter: "net.scale.mul_(0.9)",
+    wild.writes_a_buffer: "net.offset += 1",
+    wild.a_foreign_tensor: "return net.fc(x) + OUTSIDE",
+    wild.mistake: "return net.fc(x.reshape(7, 7))",
 }
 
 
@@ -195,7 +77,7 @@ def test_the_line_that_is_in_the_way(body):
     assert line == LINES[body]
     source, start = inspect.getsourcelines(body)
     assert start <= int(number) < start + len(source)
-    assert Path(path).samefile(__file__)
+    assert Path(path).samefile(wild.__file__)
 
 
 # ---- what is not
