@@ -139,7 +139,7 @@ class Recorder(TorchFunctionMode):
             CannotCapture: a tensor that belongs neither to the network nor to this call.
         """
         if not isinstance(value, Tensor):
-            return value
+            return value.item() if isinstance(value, np.generic) else value
         if id(value) in self._stale:
             raise CannotCapture("forward writes into a tensor and reads a view of it afterwards")
         if id(value) in self._nodes:

@@ -36,6 +36,7 @@ _SAME = {
 }  # fmt: skip
 _REVERSED = {"rsub": torch.sub, "rtruediv": torch.div, "rdiv": torch.div, "rpow": torch.pow, "rmatmul": torch.matmul}
 _INPLACE = ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "silu", "hardtanh", "hardswish", "mish", "dropout")
+_KEYWORDS = {"axis": "dim", "keepdims": "keepdim"}  # NumPy's, which torch takes too
 _QUERIES = {"requires_grad_", "retain_grad", "register_hook", "_is_view", "is_contiguous"}
 
 
@@ -125,7 +126,8 @@ def out_of_place(func: Any) -> Any:
 
 def canonical(func: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """(function, args, kwargs) of the one spelling that this package knows; unknown functions stay as they are."""
-    args, kwargs, name = tuple(args), {k: v for k, v in dict(kwargs).items() if k != "inplace"}, name_of(func)
+    args, name = tuple(args), name_of(func)
+    kwargs = {_KEYWORDS.get(k, k): v for k, v in dict(kwargs).items() if k != "inplace"}
     if name == "get":
         return getattr, (args[0], func.__self__.__name__), {}
     if getattr(func, "__name__", "").startswith("__"):
@@ -147,6 +149,8 @@ def canonical(func: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...], 
         args = (args[0], tuple(args[1:]))
     if name == "repeat" and method and not isinstance(args[1], (tuple, list, torch.Size)):
         args = (args[0], tuple(args[1:]))
+    if name == "pow" and getattr(func, "__module__", "") == "torch._tensor":  # what ``x ** 2`` calls
+        func = torch.pow
     if name == "relu" and len(args) > 1:  # torch.nn.functional.relu(x, inplace)
         args = args[:1]
     return func, args, kwargs
