@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import cpp_case
 
 import snn_sparse as ss
-from snn_sparse.nn.fused import FusedConv2d, FusedLinear
+from snn_sparse.nn import MaskedConv2d, MaskedLinear
 from snn_sparse.ops.convolution import LiveConfiguration
 from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat
 from snn_sparse.tuning import Winner
@@ -24,13 +24,8 @@ SHAPES = {"conv": (2, 4, 3, 6, 5), "linear": (2, 4, 3)}
 
 
 def make(kind, dtype=torch.float64):
-    layer = FusedConv2d(3, 5, 3, padding=1) if kind == "conv" else FusedLinear(3, 5)
+    layer = MaskedConv2d(3, 5, 3, padding=1) if kind == "conv" else MaskedLinear(3, 5)
     return layer.to(dtype)
-
-
-def run(layer, x):
-    """The layer as a network calls it: what leaves is an ordinary tensor."""
-    return ss.nn.deferred.plain(layer(x))
 
 
 def expected_of(layer, x, keep):
@@ -54,7 +49,7 @@ def how(request, monkeypatch):
     monkeypatch.setenv("SNN_SPARSE_CACHE", "")
     monkeypatch.setattr(tuning, "choose", choose)
     if request.param == "plain":
-        monkeypatch.setattr("snn_sparse.nn.fused.masked.implementation", lambda *_: "plain")
+        monkeypatch.setattr("snn_sparse.nn.masked.implementation", lambda *_: "plain")
     return request.param
 
 
@@ -66,7 +61,7 @@ def test_computes_under_its_mask(how, kind):
     assert layer.keep_mask is keep
     assert not layer.weight[~keep].any()
     assert layer.weight[keep].all()
-    torch.testing.assert_close(run(layer, x), expected_of(layer, x, keep))
+    torch.testing.assert_close(layer(x), expected_of(layer, x, keep))
     if how == "live":
         assert all(w.live is not None for w in layer.tuner.winners.values())
 
@@ -77,7 +72,7 @@ def test_the_gradient_of_a_pruned_weight_is_exactly_zero(how, kind, upstream):
     layer, x = make(kind), torch.rand(SHAPES[kind], dtype=torch.float64)
     keep = torch.rand(layer.weight.shape) < 0.4
     layer.set_mask(keep)
-    y = run(layer, x)
+    y = layer(x)
     y.backward(torch.full_like(y, upstream))
     assert not layer.weight.grad[~keep].any()
     assert layer.weight.grad[keep].all()
@@ -88,10 +83,10 @@ def test_what_is_written_to_pruned_weights_counts_as_zero(how, kind):
     layer, x = make(kind), torch.randn(SHAPES[kind], dtype=torch.float64)
     keep = torch.rand(layer.weight.shape) < 0.4
     layer.set_mask(keep)
-    expected = run(layer, x).detach()
+    expected = layer(x).detach()
     for value in (5.0, torch.nan):
         layer.weight.data[~keep] = value
-        y = run(layer, x)
+        y = layer(x)
         assert torch.equal(y, expected)
         y.sum().backward()
         assert not layer.weight.grad[~keep].any()
@@ -110,7 +105,7 @@ def test_training_leaves_pruned_weights_at_zero(how, kind):
     before = layer.weight.detach().clone()
     for _ in range(3):
         optimizer.zero_grad()
-        run(layer, x).square().sum().backward()
+        layer(x).square().sum().backward()
         optimizer.step()
     assert not layer.weight[~keep].any()
     assert (layer.weight != before)[keep].all()
@@ -124,12 +119,12 @@ def test_a_new_mask_and_none(how, kind):
     for keep in (first < 0.6, second < 0.6):
         layer.set_mask(keep)
         assert not layer.weight.grad[~keep].any()  # what an optimizer may still read
-        torch.testing.assert_close(run(layer, x), expected_of(layer, x, keep))
+        torch.testing.assert_close(layer(x), expected_of(layer, x, keep))
     layer.set_mask(None)
     assert layer.keep_mask is None
-    torch.testing.assert_close(run(layer, x), expected_of(layer, x, second >= -1))
+    torch.testing.assert_close(layer(x), expected_of(layer, x, second >= -1))
     layer.weight.grad = None
-    run(layer, x).sum().backward()
+    layer(x).sum().backward()
     assert layer.weight.grad.all()
 
 
@@ -141,7 +136,7 @@ def test_copies_keep_the_mask(how, kind, copied):
     layer, x = make(kind), torch.randn(SHAPES[kind], dtype=torch.float64)
     keep = torch.rand(layer.weight.shape) < 0.4
     layer.set_mask(keep)
-    expected = run(layer, x)
+    expected = layer(x)
     if copied == "file":
         file = io.BytesIO()
         torch.save(layer, file)
@@ -150,12 +145,12 @@ def test_copies_keep_the_mask(how, kind, copied):
     else:
         twin = copied(layer)
     assert "_tuner" not in vars(twin)  # it is made again
-    assert torch.equal(run(twin, x), expected)
+    assert torch.equal(twin(x), expected)
     assert twin.keep_mask is not keep
     assert twin.weight is not layer.weight
     assert twin.tuner is not layer.tuner
     twin.set_mask(~keep)
-    assert torch.equal(run(layer, x), expected)
+    assert torch.equal(layer(x), expected)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -164,10 +159,10 @@ def test_another_dtype(how, kind, dtype):
     layer, x = make(kind), torch.randn(SHAPES[kind], dtype=torch.float64)
     keep = torch.rand(layer.weight.shape) < 0.4
     layer.set_mask(keep)
-    expected = run(layer, x)
+    expected = layer(x)
     layer.to(dtype)
     assert layer.keep_mask.dtype == torch.bool
-    y = run(layer, x.to(dtype))
+    y = layer(x.to(dtype))
     assert y.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
@@ -182,7 +177,7 @@ def test_loading_dense_weights_into_a_masked_layer(how):
     dense = make("conv").state_dict()
     layer.load_state_dict(dense)
     expected = F.conv2d(x.flatten(0, 1), dense["weight"] * keep, dense["bias"], 1, 1)
-    torch.testing.assert_close(run(layer, x).flatten(0, 1), expected)
+    torch.testing.assert_close(layer(x).flatten(0, 1), expected)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -229,15 +224,15 @@ def test_linear_layers_take_any_leading_sizes(how, lead):
     ids=str,
 )
 def test_every_kind_of_convolution(how, options):
-    layer = FusedConv2d(3, 6, 3, **options).double()
+    layer = MaskedConv2d(3, 6, 3, **options).double()
     keep = torch.rand(layer.weight.shape) < 0.5
     layer.set_mask(keep)
     x = torch.randn(2, 4, 3, 7, 8, dtype=torch.float64)
     twin = ss.nn.Conv2d(3, 6, 3, **options).double()
     twin.load_state_dict(layer.state_dict())
-    y, expected = run(layer, x), twin(x)
+    y, expected = layer(x), twin(x)
     torch.testing.assert_close(y, expected)
     y.square().sum().backward()
     expected.square().sum().backward()
     torch.testing.assert_close(layer.weight.grad, twin.weight.grad * keep)
-    torch.testing.assert_close(run(layer, x[0]), twin(x[0]))
+    torch.testing.assert_close(layer(x[0]), twin(x[0]))

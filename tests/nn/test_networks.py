@@ -98,7 +98,7 @@ def test_images(chosen, arch, density):
     compare(plain, fused, torch.randn(5, 3, size, size, dtype=torch.float64) * 2, torch.randint(0, 4, (5,)))
     if chosen == "live" and density is not None:
         for layer in fused.modules():
-            if getattr(layer, "keep_mask", None) is not None:
+            if isinstance(layer, ss.nn.masked.Masked):
                 assert layer.tuner.winners
                 assert all(w.live is not None for w in layer.tuner.winners.values())
 
@@ -203,8 +203,7 @@ def test_what_the_operators_do_not_take_runs_plain():
     odd = nn.Sequential(ss.nn.Conv2d(2, 4, (3, 1), stride=(1, 2), groups=2, dilation=2), ss.nn.LIF())
     z = torch.randn(2, 3, 2, 9, 9)
     torch.testing.assert_close(ss.fuse(odd)(z), odd(z))
-    v = torch.randn(3, 4)
-    torch.testing.assert_close(ss.fuse(ss.nn.LIF())(torch.ones(2, 3, 4), v), ss.nn.LIF()(torch.ones(2, 3, 4), v))
+    torch.testing.assert_close(ss.fuse(ss.nn.LIF())(z), ss.nn.LIF()(z))
 
 
 def test_fusing_again_changes_nothing():
@@ -212,7 +211,7 @@ def test_fusing_again_changes_nothing():
     mask = masked(model, 0.2)
     mask.apply_(model)
     again = ss.fuse(model)
-    assert len(again._forward_hooks) == 1
+    assert type(again) is type(model)
     assert torch.equal(again.features[4].keep_mask, mask["features.4.weight"])
     assert again.features[4].weight is model.features[4].weight
     x = torch.randn(2, 1, 8, 8)
