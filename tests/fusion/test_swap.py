@@ -96,25 +96,6 @@ def test_truncated_backward_between_calls(pair):
     assert_same(gradients(pair[1], pair[1], x), gradients(pair[0], pair[0], x))
 
 
-def test_snntorch_forgets_too():
-    snntorch = pytest.importorskip("snntorch")
-
-    class Hidden(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.lif = nn.Linear(6, 5), snntorch.Leaky(0.8, init_hidden=True)
-
-        def forward(self, x):
-            return torch.stack([self.lif(self.fc(step)) for step in x])
-
-    fast, x = ss.fuse(Hidden()), 2 * torch.randn(3, 4, 6)
-    first = fast(x)
-    assert stages(fast)
-    assert not torch.equal(fast(x), first)
-    snntorch.utils.reset(fast)
-    assert_same(fast(x), first)
-
-
 def test_attributes_and_submodules_may_change(pair):
     plain, fast = pair
     x = images()

@@ -208,11 +208,9 @@ def test_large_tensor_with_offsets_beyond_32_bits():
 
 @hardware
 def test_layer_counts_one_kernel_forward():
-    from snn_sparse.nn.fused import FusedLIF
-
-    node, x = FusedLIF().cuda(), torch.randn(4, 8, 16, 8, 8, device="cuda")
-    node(x).tensor()
+    stage, x = ss.nn.Stage(neuron=ss.nn.LIF()).cuda(), torch.randn(4, 8, 16, 8, 8, device="cuda")
+    stage(x)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        node(x).tensor()
+        stage(x)
         torch.cuda.synchronize()
     assert sum(e.count for e in profile.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA) == 1

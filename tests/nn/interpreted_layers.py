@@ -8,9 +8,9 @@ import torch
 import snn_sparse as ss
 from snn_sparse import nn as snn
 from snn_sparse.models.vgg import VGG
-from snn_sparse.nn.deferred import PackedStored
-from snn_sparse.nn.fused import FusedConv2d
+from snn_sparse.nn import convolve
 from snn_sparse.nn.neuron import make_neuron
+from snn_sparse.ops import Packed
 
 
 @pytest.fixture(autouse=True)
@@ -76,15 +76,14 @@ def test_channels_last_weights_give_channels_last_spikes():
 
 
 def test_a_convolution_keeps_bits_only(monkeypatch):
-    seen, real = [], FusedConv2d._on_gpu
+    seen, real = [], convolve.convolution
 
-    def watch(self, given):
-        out = real(self, given)
-        seen.append(isinstance(given.stored() if hasattr(given, "stored") else given, PackedStored))
-        return out
+    def watch(x, *args, **options):
+        seen.append(isinstance(x, Packed))
+        return real(x, *args, **options)
 
-    monkeypatch.setattr(FusedConv2d, "_on_gpu", watch)
-    fused = ss.fuse(VGG((4, 4, 0), 3, 2, 2, lambda: make_neuron("lif")))
+    fused = ss.fuse(VGG((4, 4, 0), 3, 2, 2, lambda: make_neuron("lif")), torch.rand(2, 2, 4, 4))
+    monkeypatch.setattr(convolve, "convolution", watch)
     out = fused(torch.rand(2, 2, 4, 4))
     assert seen == [False, True]  # the image, then spikes
     kept = []

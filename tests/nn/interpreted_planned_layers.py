@@ -12,9 +12,9 @@ import snn_sparse as ss
 from snn_sparse import nn as snn
 from snn_sparse.fusion.table import HEADER, layer_rows
 from snn_sparse.models.vgg import VGG
-from snn_sparse.nn.deferred import PackedStored
-from snn_sparse.nn.fused import convolution
+from snn_sparse.nn import stage
 from snn_sparse.nn.neuron import make_neuron
+from snn_sparse.ops import Packed
 from snn_sparse.ops.convolution import Directions, Grouper, TileConfiguration
 from snn_sparse.specs import ConvGeometry
 from snn_sparse.tuning import LayerTuner, gpu
@@ -83,8 +83,8 @@ def test_evaluation_runs_convolution_and_neuron_in_one_kernel(ours_is_faster, mo
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.running_mean, 0.2, 0.1)
             torch.nn.init.uniform_(module.weight, 0.8, 1.5)
-    fused, calls, real = ss.fuse(copy.deepcopy(plain)), [], convolution.convolution_neuron
-    monkeypatch.setattr(convolution, "convolution_neuron", lambda *a: calls.append(a[-1]) or real(*a))
+    fused, calls, real = ss.fuse(copy.deepcopy(plain)), [], stage.convolution_neuron
+    monkeypatch.setattr(stage, "convolution_neuron", lambda *a: calls.append(a[-1]) or real(*a))
     x = torch.rand(2, 2, 4, 4).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         torch.testing.assert_close(fused(x), plain(x), rtol=1e-4, atol=1e-5)
@@ -188,16 +188,23 @@ def test_tuned_and_masked_networks_can_be_pickled(ours_is_faster):
     assert torch.count_nonzero(twin.features[3].weight.grad[~twin.features[3].keep_mask]) == 0
 
 
-def test_a_1x1_convolution_packs_in_evaluation_too():
+def test_a_1x1_convolution_packs_in_evaluation_too(monkeypatch):
     """Its weight lies both ways in memory; the spikes that it shares with others stay packed."""
     torch.manual_seed(3)
     layers = [snn.Conv2d(2, 4, 3, padding=1), snn.BatchNorm2d(4), make_neuron("lif"), snn.Conv2d(4, 4, 1)]
     fused = ss.fuse(torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)).eval()
     x = torch.rand(2, 2, 5, 4, 2).movedim(-1, 2)
+    seen, real = [], stage.convolutions.convolve
+
+    def watch(conv, given, *args, **options):
+        seen.append(isinstance(given, Packed))
+        return real(conv, given, *args, **options)
+
     with torch.no_grad():
-        spikes = fused[:3](x)
-        fused[3](spikes)
-    assert isinstance(spikes.stored(), PackedStored)
+        fused(x)
+        monkeypatch.setattr(stage.convolutions, "convolve", watch)
+        fused(x)
+    assert seen == [False, True]
 
 
 def test_nothing_is_raced_without_kernels(monkeypatch):
