@@ -349,12 +349,21 @@ def _fake(mode: FakeTensorMode, inputs: Sequence[Any]) -> Any:
     return tree_map(lambda v: mode.from_tensor(v).clone() if isinstance(v, Tensor) else v, tuple(inputs))
 
 
-def _fake_buffers(model: nn.Module, mode: FakeTensorMode) -> None:
-    """Put fake tensors in the place of buffers, into which layers write."""
-    for module in model.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = mode.from_tensor(buffer)
+@contextmanager
+def _apart(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
+    """Inside, fakes are in the place of parameters and buffers, into which forward may write, and dice are others."""
+    held = [h for m in model.modules() for h in (m._parameters, m._buffers)]
+    before, dice = [dict(h) for h in held], (random.getstate(), np.random.get_state())  # noqa: NPY002
+    try:
+        for tensors in held:
+            tensors.update({name: mode.from_tensor(t) for name, t in tensors.items() if t is not None})
+        yield
+    finally:
+        for tensors, kept in zip(held, before, strict=True):
+            tensors.clear()
+            tensors.update(kept)
+        random.setstate(dice[0])
+        np.random.set_state(dice[1])  # noqa: NPY002
 
 
 def _run(model: nn.Module, forward: Callable, inputs: Any, recorder: Any) -> Any:
@@ -365,7 +374,8 @@ def _run(model: nn.Module, forward: Callable, inputs: Any, recorder: Any) -> Any
         raise CannotCapture(f"{error}{_line(error)}") from None
     except Exception as error:
         what = (str(error).splitlines() or [""])[0]
-        if "data-dependent" in what.lower() or "DataDependent" in type(error).__name__ or "Unbacked" in what:
+        unknown = type(error).__name__.startswith(("DataDependent", "DynamicOutput"))
+        if unknown or "data-dependent" in what.lower() or "Unbacked" in what:
             what = "control flow depends on the data"
         else:
             what = f"{type(error).__name__}: {what}"
@@ -392,8 +402,7 @@ def take_census(model: nn.Module, forward: Callable, inputs: Sequence[Any]) -> C
         CannotCapture: it does not run so.
     """
     mode, counter = FakeTensorMode(allow_non_fake_inputs=True), _Counter(model)
-    with Bystanders.restored(model), registered(model), mode, torch.enable_grad():
-        _fake_buffers(model, mode)
+    with Bystanders.restored(model), registered(model), _apart(model, mode), mode, torch.enable_grad():
         before = Bystanders(model)
         _run(model, forward, _fake(mode, inputs), counter)
         written = {(name, key) for name, key, _ in before.changes(model)}
@@ -420,8 +429,7 @@ def capture(
         CannotCapture: control flow on data, side effects, random numbers drawn in Python, or whatever it raises.
     """
     mode, before = census.mode, _randomness()
-    with Bystanders.restored(model), registered(model), mode, torch.enable_grad():
-        _fake_buffers(model, mode)
+    with Bystanders.restored(model), registered(model), _apart(model, mode), mode, torch.enable_grad():
         census.kept.restore(model, {name for name, calls in census.calls.items() if calls.keeps})
         leaves = {name for name, m in model.named_modules() if name and is_leaf(m, name)}
         gone = _hidden(model, {place for place in census.written if not _is_below(place[0], leaves)})
@@ -435,8 +443,8 @@ def capture(
         forgotten = recorder.forgotten(model)
         values, spec = tree_flatten(out)
         attributes = _side_effects(model, bystanders, leaves, values)
-    if _randomness() != before:
-        raise CannotCapture("forward draws random numbers in Python")
+        if _randomness() != before:
+            raise CannotCapture("forward draws random numbers in Python")
     if not any(isinstance(v, Tensor) for v in values[: spec.num_leaves]):
         raise CannotCapture("forward returns no tensor")
     recorder.graph.output([recorder.node_of(v) for v in values])

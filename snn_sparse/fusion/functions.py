@@ -14,7 +14,7 @@ _OPERATORS = {
     "rmul": torch.mul, "imul": torch.mul, "truediv": torch.div, "itruediv": torch.div, "div": torch.div,
     "idiv": torch.div, "matmul": torch.matmul, "neg": torch.neg, "pow": torch.pow, "getitem": getitem, "ge": torch.ge,
     "gt": torch.gt, "le": torch.le, "lt": torch.lt, "eq": torch.eq, "ne": torch.ne, "and": torch.bitwise_and,
-    "or": torch.bitwise_or, "invert": torch.bitwise_not, "abs": torch.abs,
+    "or": torch.bitwise_or, "floordiv": torch.floor_divide, "invert": torch.bitwise_not, "abs": torch.abs,
 }  # fmt: skip
 _METHODS = {
     "view": torch.reshape, "reshape": torch.reshape, "flatten": torch.flatten, "unflatten": torch.unflatten,
@@ -34,7 +34,10 @@ _SAME = {
     torch.rsub: torch.sub, F.tanh: torch.tanh, F.softmax: torch.softmax,
     Tensor.unflatten: torch.unflatten, Tensor.split: torch.split, Tensor.__rsub__: torch.sub,
 }  # fmt: skip
-_REVERSED = {"rsub": torch.sub, "rtruediv": torch.div, "rdiv": torch.div, "rpow": torch.pow, "rmatmul": torch.matmul}
+_REVERSED = {
+    "rsub": torch.sub, "rtruediv": torch.div, "rdiv": torch.div, "rpow": torch.pow, "rmatmul": torch.matmul,
+    "rfloordiv": torch.floor_divide,
+}  # fmt: skip
 _INPLACE = ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "silu", "hardtanh", "hardswish", "mish", "dropout")
 _KEYWORDS = {"axis": "dim", "keepdims": "keepdim"}  # NumPy's, which torch takes too
 _QUERIES = {"requires_grad_", "retain_grad", "register_hook", "_is_view", "is_contiguous"}
@@ -149,8 +152,8 @@ def canonical(func: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...], 
         args = (args[0], tuple(args[1:]))
     if name == "repeat" and method and not isinstance(args[1], (tuple, list, torch.Size)):
         args = (args[0], tuple(args[1:]))
-    if name == "pow" and getattr(func, "__module__", "") == "torch._tensor":  # what ``x ** 2`` calls
-        func = torch.pow
+    if getattr(func, "__module__", "") == "torch._tensor" and hasattr(torch, name):  # written in Python, as ``**``
+        func = getattr(torch, name)
     if name == "relu" and len(args) > 1:  # torch.nn.functional.relu(x, inplace)
         args = args[:1]
     return func, args, kwargs

@@ -134,9 +134,13 @@ def _merged(target: Any, args: Any, plain: Any, kwargs: Any, steps: int, emit: C
 
 def _moved(target: Any, args: Any, kwargs: Any, steps: int, emit: Callable[..., fx.Node]) -> fx.Node | None:
     """A function that names dimensions, which are one further behind in a sequence."""
-    if target is torch.reshape or target in (Tensor.expand, Tensor.repeat):
-        first = steps if target is torch.reshape else (-1 if target is Tensor.expand else 1)
-        return emit(target, (args[0], (first, *args[1])), kwargs)
+    if target is torch.reshape:
+        return emit(target, (args[0], (steps, *args[1])), kwargs)
+    if target in (Tensor.expand, Tensor.repeat):
+        x, shape = args[0], shape_of(args[0]) or torch.Size()
+        if len(args[1]) >= len(shape):  # dimensions in front of those of a step
+            x = emit(torch.reshape, (x, (steps, *[1] * (len(args[1]) - len(shape) + 1), *shape[1:])), {})
+        return emit(target, (x, (-1 if target is Tensor.expand else 1, *args[1])), kwargs)
     if target is torch.permute:
         return emit(target, (args[0], (0, *(_shift(d % len(args[1])) for d in args[1]))), kwargs)
     if target is torch.transpose or target is torch.movedim:

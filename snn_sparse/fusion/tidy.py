@@ -126,6 +126,12 @@ def _is_sum(node: Any) -> bool:
     return isinstance(node, fx.Node) and node.target is torch.add and len(node.args) == 2 and not node.kwargs
 
 
+def _like(part: Any, node: fx.Node) -> bool:
+    """Whether a part of a sum has its shape and dtype, so that leaving out zeros changes neither."""
+    same = isinstance(part, fx.Node) and shape_of(part) == shape_of(node)
+    return same and part.meta["value"].dtype == node.meta["value"].dtype
+
+
 def _is_zeros(node: Any, like: fx.Node) -> bool:
     zeros = (torch.zeros, torch.zeros_like, Tensor.new_zeros)
     same = isinstance(node, fx.Node) and shape_of(node) == shape_of(like)
@@ -142,8 +148,7 @@ def _sums(graph: fx.Graph) -> None:
             if shape_of(user) == shape_of(node):
                 continue  # the inner part of a longer chain
         parts = _addends(node)
-        shapes = {shape_of(p) if isinstance(p, fx.Node) else None for p in parts}
-        if len(shapes) == 1 and None not in shapes and parts != list(node.args):
+        if parts != list(node.args) and all(_like(p, node) for p in parts):
             if len(parts) == 1:
                 node.replace_all_uses_with(parts[0])
             else:
