@@ -76,7 +76,7 @@ class Compiler:
         return entry, inputs
 
     def meet(self, model: nn.Module, args: Any, kwargs: Any, traced: bool = False) -> None:
-        """Compile for a call, if that has not been done, and plan it; ``traced``: for one that torch.compile follows."""
+        """Compile for a call, if that has not been done, and plan it; ``traced``: for torch.compile."""
         entry, inputs = self.find(model, args, kwargs)
         self.took(entry)
         if not isinstance(entry, Refused):
@@ -131,7 +131,11 @@ class Compiler:
             with torch.autograd.graph.saved_tensors_hooks(_same, _same):
                 self._verify(model, inputs, spec)
                 problem = self.verified.get(model.training, "")
-                return Refused(problem, model) if problem else Compiled(model, forward, inputs, self.neurons, self.excluded)
+                return (
+                    Refused(problem, model)
+                    if problem
+                    else Compiled(model, forward, inputs, self.neurons, self.excluded)
+                )
         finally:
             torch.set_autocast_cache_enabled(caches)
 

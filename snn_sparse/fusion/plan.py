@@ -175,7 +175,9 @@ class Planner:
         readers = sorted(node.users, key=order.__getitem__)
         first = readers[0] if readers else None
         if what == "triton":
-            packs = any(r in self._convs and self._convs[r].memory_format == PACKED and r.args[0] is node for r in readers)
+            packs = any(
+                r in self._convs and self._convs[r].memory_format == PACKED and r.args[0] is node for r in readers
+            )
             return PACKED if packs else ordinary
         if first is None or not self._is_stage(first):
             return NCHW

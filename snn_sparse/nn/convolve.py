@@ -3,7 +3,7 @@
 A linear layer is a 1x1 convolution, a ``Conv1d`` one of maps of width 1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class ConvPlan:
     implementation: str
     sizes: Sizes
     memory_format: MemoryFormat = NCHW
-    configuration: LayerConfiguration = LayerConfiguration()
+    configuration: LayerConfiguration = field(default_factory=LayerConfiguration)
     binary: bool = False
 
 
@@ -67,7 +67,7 @@ def _four(weight: Tensor) -> Tensor:
 
 def output_sizes(conv: Any, sizes: Sizes) -> Sizes:
     """Sizes (T, N, Cout, Ho, Wo) of what a layer makes of (T, N, Cin, H, W)."""
-    t, n, c, h, w = sizes
+    t, n, _, h, w = sizes
     if isinstance(conv, nn.Linear):
         return (t, n, conv.out_features, h, w)
     found = []

@@ -168,7 +168,9 @@ class Stage(nn.Module):
         assert plan.conv is not None
         (spec, rate), conv = self.neuron.describe(), self.conv
         window = conv.stride[0], int(conv.padding[0])
-        return convolution_neuron(x, conv.weight, conv.bias, *window, plan.conv.configuration, norm, spec, rate, self.pool)
+        return convolution_neuron(
+            x, conv.weight, conv.bias, *window, plan.conv.configuration, norm, spec, rate, self.pool
+        )
 
     def _without_neuron(self, y: Tensor, norm: Norm | None, plan: StagePlan) -> Tensor:
         if norm is None:
@@ -220,9 +222,7 @@ class Stage(nn.Module):
             residual = unpack_spikes(residual) if isinstance(residual, Packed) else residual
             x = x + (residual if other is None else other.plain(residual))
         spec, rate = self.neuron.describe()
-        spikes, potentials, final = plain_potentials(
-            x, spec, rate=rate, v=v, before_reset=self.settings.before_reset
-        )
+        spikes, potentials, final = plain_potentials(x, spec, rate=rate, v=v, before_reset=self.settings.before_reset)
         if self.neuron.keeps_state:
             self.neuron.finish(final)
         return spikes, potentials

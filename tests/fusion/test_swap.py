@@ -1,4 +1,4 @@
-"""What `fuse` gives back: a subclass, shared parameters, the same state_dict, and everything one does with a network."""
+"""What `fuse` gives back: a subclass, shared parameters, the same state_dict, and what one does with a network."""
 
 import copy
 import io
@@ -67,17 +67,18 @@ def test_wrong_arguments():
     for call, name in ((ss.fuse, "model"), (ss.unfuse, "model"), (ss.explain, "model")):
         with pytest.raises(TypeError, match=f"^{name} must"):
             call("vgg16")
-    with pytest.raises(TypeError, match="^model must"):
+    with pytest.raises(TypeError, match=r"^model must"):
         ss.explain(Looped())
-    with pytest.raises(ValueError, match="^model has not been called"):
+    with pytest.raises(ValueError, match=r"^model has not been called"):
         ss.explain(ss.fuse(Looped()))
     for neurons in ({"lif": ss.NeuronSpec()}, {neuron.LIFNode: "lif"}):
-        with pytest.raises(TypeError, match="^neurons must"):
+        with pytest.raises(TypeError, match=r"^neurons must"):
             ss.fuse(Looped(), neurons=neurons)
 
 
 def test_neurons_keep_their_state_and_the_library_forgets_it(pair):
-    plain, fast = (m.eval() for m in pair)
+    for model in pair:
+        model.eval()
     calls = [images() for _ in range(4)]
     found = []
     for model in pair:
@@ -136,7 +137,7 @@ def test_parameters_from_elsewhere(pair):
 
 
 def test_hooks(pair):
-    plain, fast = pair
+    _, fast = pair
     x, seen = images(), []
     fast(x)
     handles = [m.register_forward_hook(lambda _m, _x, y, n=n: seen.append((n, y))) for n, m in
