@@ -139,7 +139,7 @@ class Planner:
             given.append(self._in(residual, other))
         timesteps = stage.settings.timesteps or sizes[0]
         out = self._out(node, main, what)
-        found = StagePlan(what, timesteps, sizes, conv, source, main, other, out, self._whole(stage, conv, out))
+        found = StagePlan(what, timesteps, sizes, conv, source, main, other, out, self._whole(stage, conv))
         name = str(node.target)
         self.modules[name] = stage.planned(found)
         kwargs = {k: self._in(v, NCHW) for k, v in node.kwargs.items() if isinstance(v, fx.Node)}
@@ -158,8 +158,10 @@ class Planner:
     def _implementation(self, stage: Stage) -> str:
         return implementation("neuron", self._like)
 
-    def _whole(self, stage: Stage, conv: ConvPlan | None, out: MemoryFormat) -> bool:
-        if conv is None or out != PACKED or conv.configuration.directions.spikes is None:
+    def _whole(self, stage: Stage, conv: ConvPlan | None) -> bool:
+        if conv is None or conv.configuration.directions.spikes is None:
+            return False
+        if stage.neuron is None or stage.neuron.keeps_state or stage.settings.potentials:  # it gives spikes alone
             return False
         return not (stage.pool and conv.configuration.directions.spikes.pixel_major)
 

@@ -125,7 +125,7 @@ class Stage(nn.Module):
         plan = self.plan or self._plan_alone(x, residual)
         y, norm = self._convolved(x, plan, residual is None and v is None)
         if isinstance(y, Packed):  # it has already fired
-            return y
+            return y if plan.out == PACKED else unpack_spikes(y)
         if self.neuron is None:
             return self._without_neuron(y, norm, plan)
         return self._fired(y, norm, residual, v, plan)

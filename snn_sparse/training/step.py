@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from snn_sparse.nn.masked import Masked
+from snn_sparse.nn import masked
 from snn_sparse.ops import temporal_cross_entropy
 from snn_sparse.training.cuda_graphs import CudaGraphs, Replayable, describe
 
@@ -100,7 +100,7 @@ class TrainStep:
     ) -> None:
         self.model, self.optimizer, self.dtype = model, optimizer, check_precision(dtype)
         self._modules = list(model.modules())
-        self._masked: list[Any] = [m for m in self._modules if isinstance(m, Masked)]
+        self._masked: list[Any] = [m for m in self._modules if isinstance(m, masked.Masked)]
         capturable = all(_capturable(group) for group in optimizer.param_groups)
         self._wanted, self._may_capture = bool(graph), graph is not False and bool(capturable)
         if graph and not (capturable and all(CudaGraphs.take(p) for p in model.parameters())):
