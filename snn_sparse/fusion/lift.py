@@ -40,7 +40,8 @@ _RANDOM = {F.dropout, torch.rand, torch.randn, torch.rand_like, torch.randn_like
 _DRAWN = {"uniform_", "normal_", "exponential_", "log_normal_", "random_", "geometric_", "cauchy_"}
 _MERGED = (
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d "
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d interpolate group_norm instance_norm"
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d "
+    "interpolate group_norm instance_norm"
 ).split()
 _DIRECT = {torch._C._nn.linear, F.layer_norm, torch.matmul, F.pad, torch._C._nn.pad}
 _REDUCTIONS = {torch.mean, torch.sum, torch.amax, torch.softmax, F.log_softmax, torch.cumsum, torch.max, torch.argmax}
@@ -73,9 +74,9 @@ def _shift(dim: Any) -> Any:
 def _dimension(args: tuple[Any, ...], kwargs: dict[str, Any], place: int = 1) -> tuple[Any, ...] | None:
     """Arguments with the dimension at ``place``, or ``dim``, moved by one; None: there is none."""
     if len(args) > place and args[place] is not None:
-        return (*args[:place], _shift(args[place]), *args[place + 1 :]), kwargs  # type: ignore[return-value]
+        return (*args[:place], _shift(args[place]), *args[place + 1 :]), kwargs
     if kwargs.get("dim") is not None:
-        return args, kwargs | {"dim": _shift(kwargs["dim"])}  # type: ignore[return-value]
+        return args, kwargs | {"dim": _shift(kwargs["dim"])}
     return None
 
 

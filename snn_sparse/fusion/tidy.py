@@ -83,7 +83,7 @@ def _cat(node: fx.Node) -> None:
     shape = shape_of(node)
     if not isinstance(parts, (list, tuple)) or shape is None or len(parts) < 2:
         return
-    at = int(dim) % len(shape)  # type: ignore[call-overload]
+    at = int(dim) % len(shape)  # type: ignore[arg-type]
     for part in parts:
         if not isinstance(part, fx.Node) or part.target is not torch.unsqueeze:
             return
@@ -96,7 +96,7 @@ def _stack(node: fx.Node) -> None:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     shape = shape_of(node)
     if isinstance(node.args[0], (list, tuple)) and shape is not None:
-        _replace(node, stack, (list(node.args[0]), int(dim) % len(shape)))  # type: ignore[call-overload]
+        _replace(node, stack, (list(node.args[0]), int(dim) % len(shape)))  # type: ignore[arg-type]
 
 
 _RULES = {
