@@ -16,7 +16,7 @@ import snn_sparse as ss
 from benchmarks.model_zoo import count_neurons, networks
 from benchmarks.rows import Row, make_rows, skipped_rows
 from benchmarks.timing import Timing, interleaved, ratios, wall_clock
-from snn_sparse.fusion.explain import explain
+from snn_sparse.fusion.explanation import explain
 from snn_sparse.fusion.repeatable import Repeatable
 
 FUSED, WHOLE = "ss.fuse", "the network"
