@@ -121,7 +121,6 @@ class Axes:
         self._missing: set[Atom] = set()
         self._kind_of = kind_of
         self._steps: dict[fx.Node, Dim] = {}
-        self._missing: set[Atom] = set()
         for node in graph.nodes:
             shape = shape_of(node)
             if shape is not None or self._kind(node) == "neuron":

@@ -62,7 +62,9 @@ class Bystanders:
             for (where, key), value in after.items():
                 if (where, key) not in before or not _same(before[where, key], value):
                     found.append((name, key, value))
-        return found + [("", "a list", nest) for nest, length in self._lengths if isinstance(nest, list) and len(nest) != length]
+        return found + [
+            ("", "a list", nest) for nest, length in self._lengths if isinstance(nest, list) and len(nest) != length
+        ]
 
     def restore(self, module: nn.Module, only: set[str] | None = None) -> None:
         """Put everything back, or what belongs to the named modules and what is below them."""

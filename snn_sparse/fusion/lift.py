@@ -38,11 +38,7 @@ _ELEMENTWISE = {
 }  # fmt: skip
 _RANDOM = {F.dropout, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.bernoulli, torch.randint}
 _DRAWN = {"uniform_", "normal_", "exponential_", "log_normal_", "random_", "geometric_", "cauchy_"}
-_MERGED = (
-    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d max_pool1d max_pool2d max_pool3d "
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d "
-    "interpolate group_norm instance_norm"
-).split()
+_MERGED = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "group_norm", "instance_norm"]
 _DIRECT = {torch._C._nn.linear, F.layer_norm, torch.matmul, F.pad, torch._C._nn.pad}
 _REDUCTIONS = {torch.mean, torch.sum, torch.amax, torch.softmax, F.log_softmax, torch.cumsum, torch.max, torch.argmax}
 

@@ -63,7 +63,8 @@ class Planner:
 
     def __init__(self, graph: fx.Graph, stages: Mapping[str, Stage], like: Tensor) -> None:
         self._old, self._stages, self._like = graph, stages, like
-        self.graph, self.modules = fx.Graph(), {}
+        self.graph = fx.Graph()
+        self.modules: dict[str, nn.Module] = {}
         self._held: dict[fx.Node, _Held] = {}
         self._new: dict[fx.Node, fx.Node] = {}
         self._converted: dict[tuple[fx.Node, str], fx.Node] = {}
@@ -142,7 +143,7 @@ class Planner:
         found = StagePlan(what, timesteps, sizes, conv, source, main, other, out, self._whole(stage, conv))
         name = str(node.target)
         self.modules[name] = stage.planned(found)
-        kwargs = {k: self._in(v, NCHW) for k, v in node.kwargs.items() if isinstance(v, fx.Node)}
+        kwargs: dict[str, Any] = {k: self._in(v, NCHW) for k, v in node.kwargs.items() if isinstance(v, fx.Node)}
         self._new[node] = self.graph.create_node("call_module", name, tuple(given), kwargs, name=node.name)
         pooled = (*sizes[1:3], sizes[3] // 2, sizes[4] // 2) if stage.pool else sizes[1:]
         self._held[node].sizes = (timesteps if stage.neuron is not None else sizes[0], *pooled)  # type: ignore[assignment]

@@ -1,6 +1,5 @@
 """Verify: the first batch is computed both ways, in float64, and what disagrees is put back."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from snn_sparse.fusion.capture import CannotCapture
 from snn_sparse.fusion.compiled import Compiled, original_forward
+from snn_sparse.fusion.copies import copied
 from snn_sparse.fusion.repeatable import Repeatable, in_double
 from snn_sparse.fusion.replay import mistaken
 from snn_sparse.tuning import without_races
@@ -89,7 +89,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 def _twin(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     try:
-        twin = copy.deepcopy(model).to(dtype)
+        twin = copied(model).to(dtype)
     except Exception as error:  # sharded networks, for example
         raise _Fails(f"it cannot be copied to be compared: {(str(error).splitlines() or [''])[0]}") from None
     for module in twin.modules():

@@ -82,6 +82,10 @@ class Stage(nn.Module):
     """
 
     plan: StagePlan | None = None
+    conv: Any
+    norm: Any
+    neuron: Any
+    norm_residual: Any
 
     def __init__(
         self,

@@ -112,8 +112,11 @@ def _dense_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     with_bias = bool(needs & 4) and adds_bias
     wanted = [bool(needs & 1), bool(needs & 2), with_bias]
+    images, grad = x.flatten(0, 1), grad.flatten(0, 1)
+    if stride > 1 and weight.shape[2:] == (1, 1):  # channels last, oneDNN writes beyond its memory for few channels
+        images, grad = images.contiguous(), grad.contiguous()
     found = torch.ops.aten.convolution_backward(
-        grad.flatten(0, 1), x.flatten(0, 1), weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0],
+        grad, images, weight, [len(weight)], [stride] * 2, [padding] * 2, [1, 1], False, [0, 0],
         1, wanted,
     )  # fmt: skip
     none = weight.new_empty(0)
