@@ -47,6 +47,7 @@ class Recorder(TorchFunctionMode):
         self._keep: list[Any] = []  # so that no other value takes an `id`
         self._storages: dict[int, set[int]] = {}
         self._stale: set[int] = set()
+        self._updated: dict[str, fx.Node] = {}  # batch norms that have been called
         self._seen = {name: Bystanders(m) for name, m in model.named_modules() if keeps(name)}
 
     # ---- values and nodes
@@ -82,7 +83,12 @@ class Recorder(TorchFunctionMode):
         if id(value) in self._nodes:
             return self._nodes[id(value)]
         if id(value) in self._held:
-            node = self.graph.get_attr(self._held[id(value)])
+            path = self._held[id(value)]
+            node = self.graph.get_attr(path)
+            updated = self._updated.get(path.rpartition(".")[0])
+            if updated is not None and "running_" in path:
+                node.meta["value"] = value
+                node = self.graph.call_function(functions.after, (node, updated))
             self.bind(value, node)
             return node
         raise CannotCapture("a tensor is used that is neither the network's nor computed from its input")
@@ -151,7 +157,15 @@ class Recorder(TorchFunctionMode):
             self._seen[name] = Bystanders(module)
         node.meta |= {"fresh": fresh, "pure": layers.kind_of(module) in ("conv", "linear") and not has_hooks(module)}
         self._bind_call(node, out)
+        self._update(module, name, node)
         return self._cut(out)
+
+    def _update(self, module: nn.Module, name: str, node: fx.Node) -> None:
+        """Remember that a batch norm has changed its running statistics: who reads them now reads new ones."""
+        if layers.kind_of(module) == "norm":
+            self._updated[name] = node
+            for buffer in module._buffers.values():
+                self._nodes.pop(id(buffer), None)
 
     def _was_reset(self, module: nn.Module, name: str) -> bool:
         """Whether ``forward`` has put the module to rest since it kept something.
@@ -178,6 +192,7 @@ class Recorder(TorchFunctionMode):
         node.meta["statistics"] = layers.statistics_of(module)
         node.meta["steps"] = outer[0]
         self.bind(merged, node)
+        self._update(module, name, node)
         self._cut(merged)
         return torch.unflatten(merged, 0, outer)
 

@@ -157,6 +157,21 @@ class Copied(Loop):
         return total * keep
 
 
+class PaddedNorm(Loop):
+    """Pads with what a batch norm makes of zeros, by running statistics that it has just updated."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn, self.second = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x):
+        y = self.bn(self.conv(x.flatten(0, 1)))
+        edge = self.bn.bias.detach() - self.bn.running_mean / (self.bn.running_var + self.bn.eps).sqrt()
+        y = F.pad(y, [1] * 4) + F.pad(torch.zeros_like(y), [1] * 4, value=1.0) * edge.view(1, -1, 1, 1)
+        y = self.second(y).unflatten(0, x.shape[:2])
+        return torch.stack([self.out(self.fc(self.lif(y[t]).flatten(1))) for t in range(len(x))])
+
+
 class Surrogates(nn.Module):
     """Neurons written out in the loop, with autograd functions that inherit."""
 
@@ -201,6 +216,7 @@ STYLES = {  # network, shape of its input, neurons fused
     "own_convolution": (OwnLayers, FRAMES, 1),
     "feedback": (Feedback, FRAMES, 2),
     "without_gradient": (WithoutGradient, FRAMES, 2),
+    "padded_norm": (PaddedNorm, FRAMES, 2),
     "copied": (Copied, FRAMES, 2),
     "surrogates": (Surrogates, FRAMES, 0),
     "multi_step": (MultiStep, FRAMES, 2),
