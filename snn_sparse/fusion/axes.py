@@ -197,7 +197,8 @@ class Axes:
             return self._elementwise(node, shape)
         if lifts.is_per_image(target) and len(shape) == len(form) > 2:
             self._missing &= set(resolve(form[0]))
-            kept = 1 if node.target.__name__.startswith("conv") else 2  # a convolution makes channels of its own
+            convolves = getattr(target, "__name__", "").startswith("conv")  # it makes channels of its own
+            kept = 1 if convolves else 2
             return [*form[:kept], *fresh(shape[kept:])]
         return self._view(target, form, node.args, shape)
 

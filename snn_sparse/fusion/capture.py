@@ -19,10 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from snn_sparse.fusion import layers
+from snn_sparse.fusion.answers import Answers, call_as_written
 from snn_sparse.fusion.bystanders import Bystanders, registered
-from snn_sparse.fusion.recorder import CannotCapture, Patched, Recorder, call_as_written, has_hooks
+from snn_sparse.fusion.recorder import CannotCapture, Patched, Recorder
 
-__all__ = ["Calls", "CannotCapture", "Captured", "Census", "Computed", "capture", "has_hooks", "take_census"]
+__all__ = ["Calls", "CannotCapture", "Captured", "Census", "Computed", "capture", "take_census"]
 
 Tensor = torch.Tensor
 
@@ -85,13 +86,21 @@ class _Counter:
 
     def __init__(self, model: nn.Module) -> None:
         self.found: dict[str, Calls] = {}
+        self._answers = Answers()
         self._names = {id(m): name for name, m in model.named_modules()}
         self._small = {id(m) for m in model.modules() if not any(layers.kind_of(part) for part in m.modules())}
 
     def call_module(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         name = self._names.get(id(module))
-        before = Bystanders.look(module) if name and id(module) in self._small else None
-        out = call_as_written(module, *args, **kwargs)
+        small = bool(name) and id(module) in self._small
+        before = Bystanders.look(module) if small else None
+        if small or layers.kind_of(module) is not None:
+            out, asked = self._answers.ask(module, args, kwargs)
+        else:
+            out, asked = call_as_written(module, *args, **kwargs), True
+        if name and not asked:
+            for inner in [n for n in self.found if n.startswith(f"{name}.")]:
+                self.found[inner].calls += 1
         if name:
             shapes = tuple(v.shape for v in tree_flatten((args, kwargs))[0] if isinstance(v, Tensor))
             census = self.found.setdefault(name, Calls(shapes))
@@ -111,7 +120,7 @@ def _fake(mode: FakeTensorMode, inputs: Sequence[Any]) -> Any:
 @contextmanager
 def _apart(model: nn.Module, mode: FakeTensorMode) -> Iterator[None]:
     """Inside, fakes are in the place of parameters and buffers, into which forward may write, and dice are others."""
-    held = [h for m in model.modules() for h in (m._parameters, m._buffers)]
+    held: list[Any] = [h for m in model.modules() for h in (m._parameters, m._buffers)]
     before, dice = [dict(h) for h in held], (random.getstate(), np.random.get_state())  # noqa: NPY002
     try:
         for tensors in held:

@@ -8,7 +8,8 @@ from torch import fx, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_unflatten
 
-from snn_sparse.fusion.capture import Captured, Computed, capture, has_hooks, take_census
+from snn_sparse.fusion.answers import has_hooks
+from snn_sparse.fusion.capture import Captured, Computed, capture, take_census
 from snn_sparse.fusion.plan import planned
 from snn_sparse.fusion.roll_up import roll_up
 from snn_sparse.fusion.sites import Sites
@@ -103,7 +104,7 @@ class Compiled:
         tidy(captured.graph)
         for node in captured.graph.nodes:
             if self.sites.kind_of(node) == "neuron":
-                axis, shape = self.sites.dynamics(node).time_axis, shape_of(node.args[0])  # type: ignore[arg-type]
+                axis, shape = self.sites.dynamics(node).time_axis, shape_of(node.args[0])
                 node.meta["time_axis"] = axis if axis is None or shape is None else axis % len(shape)
         self.walk = build(roll_up(captured.graph, self.sites.rolls, self.sites.take_inline), self.sites)
         self.leaves = {str(n.target) for n in captured.graph.nodes if n.op == "call_module"}

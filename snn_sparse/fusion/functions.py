@@ -22,7 +22,8 @@ _METHODS = {
     "movedim": torch.movedim, "squeeze": torch.squeeze, "unsqueeze": torch.unsqueeze, "select": torch.select,
     "unbind": torch.unbind, "add": torch.add, "sub": torch.sub, "mul": torch.mul, "multiply": torch.mul,
     "div": torch.div, "divide": torch.div, "true_divide": torch.div, "mean": torch.mean, "sum": torch.sum,
-    "matmul": torch.matmul, "softmax": torch.softmax, "sigmoid": torch.sigmoid, "relu": torch.relu, "clamp": torch.clamp,
+    "matmul": torch.matmul, "softmax": torch.softmax, "sigmoid": torch.sigmoid, "relu": torch.relu,
+    "clamp": torch.clamp,
     "neg": torch.neg, "abs": torch.abs, "pow": torch.pow, "ge": torch.ge, "gt": torch.gt, "clone": torch.clone,
     "detach": torch.detach, "chunk": torch.chunk, "split": torch.split, "max": torch.max, "tanh": torch.tanh,
     "exp": torch.exp, "sqrt": torch.sqrt, "bmm": torch.bmm, "masked_fill": torch.masked_fill,
@@ -52,6 +53,7 @@ class Apply:
         self.__qualname__ = self.__name__
 
     def __call__(self, *args: Any) -> Any:
+        """Call it."""
         return self.function.apply(*args)
 
     def __eq__(self, other: object) -> bool:
@@ -105,6 +107,7 @@ class OnCopy:
         self.__qualname__ = self.__name__
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Write into a copy of ``x``."""
         return getattr(x.clone(), self.method)(*args, **kwargs)
 
     def __eq__(self, other: object) -> bool:
@@ -138,27 +141,36 @@ def canonical(func: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...], 
     kwargs = {_KEYWORDS.get(k, k): v for k, v in dict(kwargs).items() if k != "inplace"}
     if name == "get":
         return getattr, (args[0], func.__self__.__name__), {}
-    if getattr(func, "__name__", "").startswith("__"):
-        if name in _REVERSED:
-            return _REVERSED[name], args[::-1], kwargs
-        return (_OPERATORS[name] if name in _OPERATORS else func), args, kwargs
+    dunder = getattr(func, "__name__", "").startswith("__")
+    if dunder and name in _REVERSED:
+        return _REVERSED[name], args[::-1], kwargs
+    if dunder:
+        return _OPERATORS.get(name, func), args, kwargs
     if func is torch.rsub:
         return torch.sub, args[::-1], kwargs
+    if name == "view" and len(args) > 1 and isinstance(args[1], torch.dtype):
+        return Tensor.view, args, kwargs
+    if name == "relu":  # torch.nn.functional.relu(x, inplace)
+        return torch.relu, args[:1], kwargs
+    return _function(func, name), _joined(func, name, args), kwargs
+
+
+def _function(func: Any, name: str) -> Any:
     func = _SAME.get(func, func)
-    method = isinstance(func, type(Tensor.add)) and getattr(Tensor, name, None) is func
-    if method and name in _METHODS:
-        func = _METHODS[name]
-    if name in ("view", "reshape", "permute") and len(args) > 1 and not isinstance(args[1], (tuple, list, torch.Size)):
-        if not isinstance(args[1], torch.dtype):
-            args = (args[0], tuple(args[1:]))
-        elif name == "view":
-            return Tensor.view, args, kwargs
-    if name == "expand" and method and not isinstance(args[1], (tuple, list, torch.Size)):
-        args = (args[0], tuple(args[1:]))
-    if name == "repeat" and method and not isinstance(args[1], (tuple, list, torch.Size)):
-        args = (args[0], tuple(args[1:]))
+    if _is_method(func, name) and name in _METHODS:
+        return _METHODS[name]
     if getattr(func, "__module__", "") == "torch._tensor" and hasattr(torch, name):  # written in Python, as ``**``
-        func = getattr(torch, name)
-    if name == "relu" and len(args) > 1:  # torch.nn.functional.relu(x, inplace)
-        args = args[:1]
-    return func, args, kwargs
+        return getattr(torch, name)
+    return func
+
+
+def _is_method(func: Any, name: str) -> bool:
+    return isinstance(func, type(Tensor.add)) and getattr(Tensor, name, None) is func
+
+
+def _joined(func: Any, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments with sizes in one tuple: ``x.view(2, 3)`` as ``x.view((2, 3))``."""
+    sizes = name in ("view", "reshape", "permute") or (name in ("expand", "repeat") and _is_method(func, name))
+    if sizes and len(args) > 1 and not isinstance(args[1], (tuple, list, torch.Size)):
+        return args[0], tuple(args[1:])
+    return args

@@ -38,7 +38,10 @@ _ELEMENTWISE = {
 }  # fmt: skip
 _RANDOM = {F.dropout, torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.bernoulli, torch.randint}
 _DRAWN = {"uniform_", "normal_", "exponential_", "log_normal_", "random_", "geometric_", "cauchy_"}
-_MERGED = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "group_norm", "instance_norm"]
+_MERGED = {
+    "conv1d", "conv2d", "conv3d", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "group_norm", "instance_norm",
+}  # fmt: skip
 _DIRECT = {torch._C._nn.linear, F.layer_norm, torch.matmul, F.pad, torch._C._nn.pad}
 _REDUCTIONS = {torch.mean, torch.sum, torch.amax, torch.softmax, F.log_softmax, torch.cumsum, torch.max, torch.argmax}
 
@@ -134,27 +137,34 @@ def _moved(target: Any, args: Any, kwargs: Any, steps: int, emit: Callable[..., 
     if target is torch.reshape:
         return emit(target, (args[0], (steps, *args[1])), kwargs)
     if target in (Tensor.expand, Tensor.repeat):
-        x, shape = args[0], shape_of(args[0]) or torch.Size()
-        if len(args[1]) >= len(shape):  # dimensions in front of those of a step
-            x = emit(torch.reshape, (x, (steps, *[1] * (len(args[1]) - len(shape) + 1), *shape[1:])), {})
-        return emit(target, (x, (-1 if target is Tensor.expand else 1, *args[1])), kwargs)
+        return _widened(target, args, kwargs, steps, emit)
     if target is torch.permute:
         return emit(target, (args[0], (0, *(_shift(d % len(args[1])) for d in args[1]))), kwargs)
-    if target is torch.transpose or target is torch.movedim:
+    if target in (torch.transpose, torch.movedim):
         return emit(target, (args[0], _shift(args[1]), _shift(args[2])), kwargs) if len(args) == 3 else None
     if target is getitem:
-        if isinstance(args[0].meta["value"], (tuple, list)):
-            return emit(getitem, args, {})
-        key = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return emit(getitem, (args[0], (slice(None), *key)), {}) if Ellipsis not in key[:1] else emit(getitem, args, {})
-    if target is torch.squeeze and len(args) == 1:
-        return None
+        return emit(getitem, _key(*args), {})
+    moved: Any = None
     if target in (torch.chunk, torch.split):
-        moved: Any = _dimension(args, kwargs, 2) or (args, kwargs | {"dim": 1})
-        return emit(target, *moved)
-    if target in _REDUCTIONS | {torch.unsqueeze, torch.squeeze, torch.select, stack, torch.cat, torch.narrow}:
+        moved = _dimension(args, kwargs, 2) or (args, kwargs | {"dim": 1})
+    elif target in (torch.cat, stack):
+        moved = _dimension(args, kwargs) or (args, kwargs | {"dim": 1})
+    elif target in _REDUCTIONS | {torch.unsqueeze, torch.squeeze, torch.select, torch.narrow}:
         moved = _dimension(args, kwargs)
-        if moved is None and target in (torch.cat, stack):
-            moved = (args, kwargs | {"dim": 1})
-        return None if moved is None else emit(target, *moved)
-    return None
+    return None if moved is None else emit(target, *moved)
+
+
+def _widened(target: Any, args: Any, kwargs: Any, steps: int, emit: Callable[..., fx.Node]) -> fx.Node:
+    """``expand`` and ``repeat``, which may add dimensions in front of those of a step."""
+    x, shape = args[0], shape_of(args[0]) or torch.Size()
+    if len(args[1]) >= len(shape):
+        x = emit(torch.reshape, (x, (steps, *[1] * (len(args[1]) - len(shape) + 1), *shape[1:])), {})
+    return emit(target, (x, (-1 if target is Tensor.expand else 1, *args[1])), kwargs)
+
+
+def _key(x: fx.Node, key: Any) -> tuple[Any, ...]:
+    """Arguments of ``getitem`` on a sequence; of several values in one it takes the same as before."""
+    if isinstance(x.meta["value"], (tuple, list)):
+        return x, key
+    keys = key if isinstance(key, tuple) else (key,)
+    return x, keys if Ellipsis in keys[:1] else (slice(None), *keys)

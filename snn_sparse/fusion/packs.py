@@ -76,7 +76,7 @@ class Packer:
             if node.op == "call_module" and kind_of(node):
                 calls[node.target].append(node)
         stacked = (node.args[0] for node in graph.nodes if node.target is stack)
-        for nodes in [*calls.values(), *map(list, stacked)]:  # type: ignore[call-overload]
+        for nodes in [*calls.values(), *map(list, stacked)]:
             if len(nodes) > 1:
                 self._try(nodes)
         while self._work:

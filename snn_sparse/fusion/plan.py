@@ -146,7 +146,7 @@ class Planner:
         kwargs: dict[str, Any] = {k: self._in(v, NCHW) for k, v in node.kwargs.items() if isinstance(v, fx.Node)}
         self._new[node] = self.graph.create_node("call_module", name, tuple(given), kwargs, name=node.name)
         pooled = (*sizes[1:3], sizes[3] // 2, sizes[4] // 2) if stage.pool else sizes[1:]
-        self._held[node].sizes = (timesteps if stage.neuron is not None else sizes[0], *pooled)  # type: ignore[assignment]
+        self._held[node].sizes = (timesteps if stage.neuron is not None else sizes[0], *pooled)
         self._held[node].memory_format = out
 
     def _source(self, conv: ConvPlan, x: fx.Node) -> MemoryFormat:

@@ -10,22 +10,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from snn_sparse.fusion import functions, layers
+from snn_sparse.fusion.answers import Answers, call_as_written, has_hooks
 from snn_sparse.fusion.bystanders import Bystanders
 
 Tensor = torch.Tensor
-call_as_written = nn.Module.__call__
 _ZEROS = (torch.zeros, torch.zeros_like, Tensor.new_zeros)
 
 
 class CannotCapture(Exception):
     """Why a network cannot be captured, in one line, with the line of its source that was in the way."""
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody has hooks on a module."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
 
 
 class Recorder(TorchFunctionMode):
@@ -47,6 +40,7 @@ class Recorder(TorchFunctionMode):
         self._keep: list[Any] = []  # so that no other value takes an `id`
         self._storages: dict[int, set[int]] = {}
         self._stale: set[int] = set()
+        self._answers = Answers()
         self._updated: dict[str, fx.Node] = {}  # batch norms that have been called
         self._seen = {name: Bystanders(m) for name, m in model.named_modules() if keeps(name)}
 
@@ -152,8 +146,8 @@ class Recorder(TorchFunctionMode):
             return self._on_merged(module, name, args[0])
         fresh = self._was_reset(module, name)
         node = self._record("call_module", name, args, kwargs)
-        out = self._quietly(call_as_written, module, *args, **kwargs)
-        if name in self._seen:
+        out, asked = self._quietly(self._answers.ask, module, args, kwargs)
+        if asked and name in self._seen:
             self._seen[name] = Bystanders(module)
         node.meta |= {"fresh": fresh, "pure": layers.kind_of(module) in ("conv", "linear") and not has_hooks(module)}
         self._bind_call(node, out)
@@ -187,7 +181,7 @@ class Recorder(TorchFunctionMode):
 
     def _on_merged(self, module: nn.Module, name: str, x: Tensor) -> Tensor:
         outer, batch = tuple(x.shape[:2]), torch.flatten(x, 0, 1)
-        merged = self._quietly(lambda: call_as_written(module, x).flatten(0, 1))
+        merged = self._quietly(lambda: self._answers.ask(module, (x,), {})[0].flatten(0, 1))
         node = self._record("call_module", name, (batch,), {})
         node.meta["statistics"] = layers.statistics_of(module)
         node.meta["steps"] = outer[0]

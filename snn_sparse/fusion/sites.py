@@ -8,8 +8,9 @@ from torch import fx, nn
 
 from snn_sparse import nn as ours
 from snn_sparse.fusion import layers
+from snn_sparse.fusion.answers import has_hooks
 from snn_sparse.fusion.arrange import Arrangement
-from snn_sparse.fusion.capture import Calls, Census, has_hooks
+from snn_sparse.fusion.capture import Calls, Census
 from snn_sparse.fusion.neurons import Dynamics, looks_like_neuron, recognise
 from snn_sparse.specs import NeuronSpec
 

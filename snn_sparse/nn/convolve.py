@@ -75,7 +75,7 @@ def output_sizes(conv: Any, sizes: Sizes) -> Sizes:
         reach = conv.dilation[i] * (conv.kernel_size[i] - 1)
         padding = {"same": reach, "valid": 0}[conv.padding] if isinstance(conv.padding, str) else 2 * conv.padding[i]
         found.append((size + padding - reach - 1) // conv.stride[i] + 1)
-    return (t, n, conv.out_channels, *(*found, 1)[:2])  # type: ignore[return-value]
+    return (t, n, conv.out_channels, *(*found, 1)[:2])
 
 
 def plan(conv: Any, sizes: Sizes, binary: bool, like: Tensor | None = None) -> ConvPlan:

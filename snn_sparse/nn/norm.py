@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from snn_sparse.ops import Norm
@@ -60,11 +59,6 @@ def at_work(norm: nn.Module, settings: NormSettings, steps: int) -> Norm:
         factors = [1 - kept]
     spec = BatchNormSpec(settings.statistics, module.eps, not uses_batch(module))
     moves = module.training and module.track_running_stats
-    running = (module.running_mean, module.running_var) if moves or not uses_batch(module) else (None, None)
-    weight, bias = module.weight, module.bias
-    return Norm(spec, weight, bias, *running, tuple(factors), repeat=settings.repeat)
-
-
-def bare(norm: nn.Module) -> torch.Tensor | None:
-    """The first tensor of a batch norm, which tells its device and dtype; None: it has none."""
-    return next(iter([*norm.parameters(), *norm.buffers()]), None)
+    mean, variance = (module.running_mean, module.running_var) if moves or not uses_batch(module) else (None, None)
+    shares = tuple(factors)
+    return Norm(spec, module.weight, module.bias, mean, variance, shares, repeat=settings.repeat)
