@@ -1,10 +1,13 @@
 """Small networks, written as people write them, for tests of fused networks."""
 
 import torch
-from spikingjelly.activation_based import layer, neuron, surrogate
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
 import snn_sparse as ss
+
+# the modules of each stage of Looped
+STAGES = (("conv", "bn", "lif"), ("conv2", "bn2", "lif2"), ("fc",))
 
 
 class Looped(nn.Module):
@@ -47,3 +50,14 @@ def gradients(run, model, *inputs):
     out = run(*inputs)
     (out.float() * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
     return out.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+def assert_same(found, expected):
+    """Equal within the rounding of float32."""
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def reset(*models):
+    """Put all neurons to rest, as SpikingJelly does."""
+    for model in models:
+        functional.reset_net(model)
