@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+import snn_sparse as ss
+from snn_sparse.fusion.network import FusedNetwork
+
 FLOOR = "floor us "  # in front of the names of its parts in rows
 
 
@@ -58,7 +61,8 @@ def chip_of(device_name: str) -> Chip:
 
 def _layers(model: nn.Module, shape: tuple[int, ...], timesteps: int) -> list[_Layer]:
     """Convolutions and linear layers in the order in which they run, without computing anything."""
-    twin: Any = copy.deepcopy(model).to("meta")
+    plain = ss.unfuse(model) if isinstance(model, FusedNetwork) else model
+    twin: Any = copy.deepcopy(plain).to("meta")
     twin.timesteps = timesteps
     found: list[_Layer] = []
 

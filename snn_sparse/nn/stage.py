@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from snn_sparse.nn import convolve as convolutions
 from snn_sparse.nn.convolve import ConvPlan
@@ -15,9 +16,12 @@ from snn_sparse.ops import Norm, Packed, neuron_sequence, unpack_spikes
 from snn_sparse.ops.backend import implementation
 from snn_sparse.ops.convolution import convolution_neuron
 from snn_sparse.ops.neuron import plain_potentials
-from snn_sparse.ops.spikes import NCHW, PACKED, MemoryFormat, Sizes, convert, format_of
+from snn_sparse.ops.spikes import NCHW, NHWC, PACKED, MemoryFormat, Sizes, convert, format_of
 
 Tensor = torch.Tensor
+
+
+_KINDS = {"conv": "Conv2d, Conv1d or Linear", "norm": "a batch norm", "norm_residual": "a batch norm"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class Stage(nn.Module):
         pool: whether a 2x2 max-pool of stride 2 follows the neuron.
         settings: how they are called; batch norms of torch pool their statistics over time if left out, ours do as
             ``bn_statistics`` says.
+
+    Raises:
+        TypeError: a module of another kind; named. ValueError: ``pool`` or ``norm_residual`` without a neuron.
     """
 
     plan: StagePlan | None = None
@@ -98,14 +105,25 @@ class Stage(nn.Module):
         settings: StageSettings | None = None,
     ) -> None:
         super().__init__()
-        for name, module in (("conv", conv), ("norm", norm), ("neuron", neuron), ("norm_residual", norm_residual)):
-            if module is not None and not isinstance(module, nn.Module):
-                raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
-            setattr(self, name, module)
-        if pool and neuron is None:
-            raise ValueError("pool needs a neuron, whose spikes it pools")
+        for name, module, kinds in (
+            ("conv", conv, (nn.Conv2d, nn.Conv1d, nn.Linear)),
+            ("norm", norm, _BatchNorm),
+            ("norm_residual", norm_residual, _BatchNorm),
+        ):
+            if module is not None and not isinstance(module, kinds):
+                raise TypeError(f"{name} must be {_KINDS[name]}, got {type(module).__name__}")
+        if neuron is not None and not (isinstance(neuron, nn.Module) and hasattr(neuron, "describe")):
+            raise TypeError(f"neuron must be one of snn_sparse.nn, got {type(neuron).__name__}")
+        if pool and (neuron is None or (settings is not None and settings.potentials)):
+            raise ValueError("pool needs a neuron that gives spikes alone")
+        if norm_residual is not None and neuron is None:
+            raise ValueError("norm_residual needs a neuron, which reads the residual")
         if conv is None and norm is None and neuron is None:
             raise ValueError("conv, norm or neuron must be given")
+        self.conv: Any = conv
+        self.norm: Any = norm
+        self.neuron: Any = neuron
+        self.norm_residual: Any = norm_residual
         self.pool = pool
         self.settings = settings or StageSettings(norm=_settings(norm), norm_residual=_settings(norm_residual))
 
@@ -126,7 +144,10 @@ class Stage(nn.Module):
         Raises:
             ValueError: a shape that does not fit; named.
         """
-        plan = self.plan or self._plan_alone(x, residual)
+        plan = self.plan
+        if plan is None:
+            plan = self._plan_alone(x, residual, v)
+            x = convert(x, tuple(x.shape), NCHW, plan.source)
         y, norm = self._convolved(x, plan, residual is None and v is None)
         if isinstance(y, Packed):  # it has already fired
             return y if plan.out == PACKED else unpack_spikes(y)
@@ -134,17 +155,41 @@ class Stage(nn.Module):
             return self._without_neuron(y, norm, plan)
         return self._fired(y, norm, residual, v, plan)
 
-    def _plan_alone(self, x: Tensor, residual: Tensor | None) -> StagePlan:
-        if not isinstance(x, Tensor) or x.dim() != 5:
-            raise ValueError(f"x must be [T, N, C, H, W], got {getattr(x, 'shape', type(x).__name__)}")
-        conv = None
-        if self.conv is not None:
-            conv = replace(convolutions.plan(self.conv, tuple(x.shape), False, x), memory_format=NCHW)  # type: ignore[arg-type]
-            if conv.configuration.live is not None:
-                conv = replace(conv, implementation="plain")
-        sizes: Sizes = tuple(x.shape) if conv is None else conv.sizes  # type: ignore[assignment]
+    def _plan_alone(self, x: Any, residual: Any, v: Any) -> StagePlan:
+        """The plan of a stage that no graph surrounds: ordinary maps at its edges, any format within."""
+        self._check_input(x)
+        sizes: Sizes = tuple(x.shape)
+        conv = None if self.conv is None else convolutions.plan(self.conv, sizes, False, x)
+        sizes = sizes if conv is None else conv.sizes
         timesteps = self.settings.timesteps or sizes[0]
-        return StagePlan(implementation("neuron", x, residual), timesteps, sizes, conv)
+        if sizes[0] not in (1, timesteps):
+            raise ValueError(f"x must have 1 or {timesteps} timesteps, as the settings say, got {sizes[0]}")
+        if self.pool and min(sizes[3:]) < 2:
+            raise ValueError(f"x must give maps of at least 2x2 for pool=True, got {sizes[3:]}")
+        for name, given, shape in (("residual", residual, (timesteps, *sizes[1:])), ("v", v, sizes[1:])):
+            if given is not None and self.neuron is None:
+                raise ValueError(f"{name} needs a neuron")
+            if given is not None and getattr(given, "shape", None) != shape:
+                raise ValueError(f"{name} must be {shape}, got {getattr(given, 'shape', type(given).__name__)}")
+        main = format_of(x) if conv is None else NHWC if conv.implementation == "triton" else conv.memory_format
+        source = NCHW if conv is None or conv.implementation == "triton" else main
+        out = NCHW if main.kind == "lanes" or self.settings.potentials else main
+        other = NCHW if residual is None else format_of(residual)
+        return StagePlan(implementation("neuron", x, residual, v), timesteps, sizes, conv, source, main, other, out)
+
+    def _check_input(self, x: Any) -> None:
+        if not isinstance(x, Tensor) or x.dim() != 5 or not x.numel():
+            shape = getattr(x, "shape", type(x).__name__)
+            raise ValueError(f"x must be [T, N, C, H, W] and not empty, got {shape}")
+        conv = self.conv
+        if conv is not None:
+            wanted = conv.in_features if isinstance(conv, nn.Linear) else conv.in_channels
+        else:
+            wanted = getattr(self.norm, "num_features", x.shape[2])
+        if x.shape[2] != wanted:
+            raise ValueError(f"x must have {wanted} channels, got {x.shape[2]}")
+        if isinstance(conv, nn.Conv1d) and x.shape[4] != 1:
+            raise ValueError(f"x must have maps of width 1 for a Conv1d, got {tuple(x.shape)}")
 
     def _convolved(self, x: Any, plan: StagePlan, alone: bool) -> tuple[Any, Norm | None]:
         if plan.conv is None:
@@ -177,10 +222,8 @@ class Stage(nn.Module):
         )
 
     def _without_neuron(self, y: Tensor, norm: Norm | None, plan: StagePlan) -> Tensor:
-        if norm is None:
-            return y
-        ordinary = NCHW if plan.main.kind == "lanes" else plan.main
-        return norm.plain(convert(y, plan.sizes, plan.main, ordinary))
+        y = convert(y, plan.sizes, plan.main, plan.out)
+        return y if norm is None else norm.plain(y)
 
     def _fired(self, y: Tensor, norm: Norm | None, residual: Any, v: Tensor | None, plan: StagePlan) -> Any:
         neuron = self.neuron
@@ -223,7 +266,9 @@ class Stage(nn.Module):
         x = self._without_neuron(y, norm, plan)
         x = x.expand(plan.timesteps, *x.shape[1:])
         if residual is not None:
-            residual = unpack_spikes(residual) if isinstance(residual, Packed) else residual
+            sizes: Sizes = (plan.timesteps, *plan.sizes[1:])
+            packed = isinstance(residual, Packed)
+            residual = unpack_spikes(residual) if packed else convert(residual, sizes, plan.residual, plan.out)
             x = x + (residual if other is None else other.plain(residual))
         spec, rate = self.neuron.describe()
         spikes, potentials, final = plain_potentials(x, spec, rate=rate, v=v, before_reset=self.settings.before_reset)
