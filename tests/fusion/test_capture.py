@@ -38,7 +38,6 @@ REASONS = {
     wild.python_random: "random numbers in Python",
     wild.numpy_random: "random numbers in Python",
     wild.counts: "the attribute (count|seen)",
-    wild.keeps_an_input: "the attribute last",
     wild.appends: "list",
     wild.keeps_in_a_dictionary: "table|x",
     wild.writes_a_parameter: "writes into a parameter or buffer",

@@ -102,7 +102,6 @@ REFUSED = {
     ),
     "T and N flattened away": (lambda: nn.Sequential(nn.Flatten(1)), "'0': T and N"),
     "neuron over merged T and N": (lambda: nn.Sequential(nn.Flatten(0, 1), ss.nn.LIF()), "layer '1'"),
-    "fused": (lambda: ss.fuse(nn.Sequential(ss.nn.LIF())), "model is fused"),
     "function": (lambda: Function(lambda f, x: x.relu()), r"NIR cannot express 'relu'"),
     "product": (lambda: Function(lambda f, x: x * x), r"'mul': it takes 2 tensors"),
     "constant added": (lambda: Function(lambda f, x: x + 1), "'add'.*only two outputs"),
@@ -200,3 +199,10 @@ def test_a_network_of_spikingjelly_is_read(decay_input):
     wanted = theirs(x)
     assert 0 < wanted.mean() < 1
     torch.testing.assert_close(ss.from_nir(graph, dt=1e-4)(x), wanted, rtol=0, atol=1e-9)
+
+
+def test_a_fused_network_is_described_as_what_it_was():
+    model = nn.Sequential(ss.nn.Conv2d(2, 3, 3), ss.nn.LIF(), nn.Flatten(2), nn.Linear(48, 4)).double()
+    x = torch.randn(3, 2, 2, 6, 6, dtype=torch.float64) * 3
+    again = ss.from_nir(ss.to_nir(ss.fuse(model, x), x)).double()
+    torch.testing.assert_close(again(x), model(x), rtol=1e-6, atol=1e-6)

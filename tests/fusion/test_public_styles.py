@@ -1,11 +1,11 @@
 """Ways of writing a network that public repositories have: captured, fused, and the same results."""
 
 import copy
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from fusion.wild import Spike
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
 
@@ -13,18 +13,6 @@ import snn_sparse as ss
 from snn_sparse.fusion.repeatable import Repeatable, in_double
 
 T = 3
-
-
-class Spike(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, u):
-        ctx.save_for_backward(u)
-        return (u >= 0).float()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (u,) = ctx.saved_tensors
-        return gradient * (u.abs() < 0.5).float()
 
 
 class Steep(Spike):
@@ -301,6 +289,5 @@ def test_what_an_earlier_call_left_is_not_captured(make, attribute):
 def test_input_stays_as_it_was():
     fused, x = ss.fuse(StaticInput()), torch.rand(IMAGES)
     before = x.clone()
-    fused(x)
-    assert math.isfinite(float(fused(x).sum()))
+    assert torch.equal(fused(x), fused(x))
     assert torch.equal(x, before)

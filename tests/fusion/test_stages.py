@@ -47,7 +47,7 @@ def stages(body, **options):
 
 def in_stage(ours, part):
     """The stage that a part is in."""
-    last = ours.__dict__["_fused_compiler"].last.builder
+    last = ours.__dict__["_fused_compiler"].last.walk
     return next(n.meta["stage"] for n in last.new.nodes if part in n.meta.get("parts", ()))
 
 
@@ -105,7 +105,7 @@ def test_a_residual_of_spikes_before_the_neuron():
 
     ours = fused(body)
     assert ss.explain(ours).stages == (("conv1", "bn1", "sn1"), ("conv2", "bn2", "sn2"))
-    graph = ours.__dict__["_fused_compiler"].last.builder.new
+    graph = ours.__dict__["_fused_compiler"].last.walk.new
     (second,) = [n for n in graph.nodes if n.meta.get("parts") == ["conv2", "bn2", "sn2"]]
     assert len(second.args) == 2
     assert second.args[0] is second.args[1]
@@ -205,7 +205,7 @@ def test_merged_and_split_batches():
 
     ours = fused(body)
     assert ss.explain(ours).stages == (("conv1", "bn1", "sn1"),)
-    graph = ours.__dict__["_fused_compiler"].last.builder.new
+    graph = ours.__dict__["_fused_compiler"].last.walk.new
     assert [n.op for n in graph.nodes] == ["placeholder", "call_module", "output"]  # no view is left
 
 
@@ -225,7 +225,7 @@ def test_a_static_image_is_convolved_once():
 
     ours = fused(before, shape=(N, 4, 6, 6))
     assert ss.explain(ours).stages == (("conv1", "bn1", "sn1"),)
-    graph = ours.__dict__["_fused_compiler"].last.builder.new
+    graph = ours.__dict__["_fused_compiler"].last.walk.new
     (node,) = [n for n in graph.nodes if n.op == "call_module"]
     assert node.meta["sizes"] == (1, N, 4, 6, 6)
 

@@ -10,9 +10,10 @@ from fusion.planted import VICTIM, Loop, Merged, differs, results
 from zoo.network import lively
 
 import snn_sparse as ss
-from snn_sparse.fusion import sites, stages
+from snn_sparse.fusion import join_layers, sites
 from snn_sparse.fusion.neurons import Dynamics, recognise
 from snn_sparse.fusion.roll_up import Roller
+from snn_sparse.fusion.walk import Walk
 from snn_sparse.nn import norm
 
 
@@ -82,13 +83,13 @@ def falls_back(model, x, what=""):
 
 
 def test_statistics_taken_for_the_other_kind(model, x, monkeypatch):
-    right = stages.Builder._norm_settings
+    right = join_layers._settings
 
     def wrong(*args):
         found = right(*args)
         return replace(found, statistics="pooled" if found.statistics == "per_step" else "per_step")
 
-    monkeypatch.setattr(stages.Builder, "_norm_settings", wrong)
+    monkeypatch.setattr(join_layers, "_settings", wrong)
     falls_back(model, x, "output 0")
 
 
@@ -125,13 +126,13 @@ def test_too_few_updates_counted(model, x, monkeypatch):
 
 
 def test_a_residual_that_is_lost(model, x, monkeypatch):
-    right = stages.Builder._close
+    right = Walk._write
 
     def wrong(self, stage):
         stage.residual = stage.norm_residual = None
         return right(self, stage)
 
-    monkeypatch.setattr(stages.Builder, "_close", wrong)
+    monkeypatch.setattr(Walk, "_write", wrong)
     falls_back(model, x, "output 0")
 
 

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_flatten
 from zoo.network import lively
 
 import snn_sparse as ss
-from snn_sparse.fusion import stages, verify
+from snn_sparse.fusion import join_layers, verify
+from snn_sparse.fusion.walk import Walk
 from snn_sparse.nn import norm
 
 
@@ -32,7 +33,7 @@ def test_a_mistake_in_a_pass_stops_no_network(model, x, monkeypatch):
     def fails(*_):
         raise KeyError("a pass of ours")
 
-    monkeypatch.setattr(stages.Builder, "_close", fails)
+    monkeypatch.setattr(Walk, "_write", fails)
     expected = results(copy.deepcopy(model), x)
     fused = ss.fuse(model)
     assert not differs(results(fused, x), expected)
@@ -99,7 +100,7 @@ def test_nothing_changes(model, x, planted, monkeypatch):
     for p in fused.parameters():
         p.grad = torch.randn_like(p)
     if planted:
-        monkeypatch.setattr(stages.Builder, "_norm_settings", lambda *_: norm.NormSettings("pooled", 3))
+        monkeypatch.setattr(join_layers, "_settings", lambda *_: norm.NormSettings("pooled", 3))
     before = world(fused)
     compiler = fused.__dict__["_fused_compiler"]
     inputs, spec = tree_flatten(((x,), {}))

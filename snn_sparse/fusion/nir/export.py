@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from snn_sparse.fusion.network import FusedNetwork, unfuse
 from snn_sparse.fusion.nir.neurons import neuron_node
 from snn_sparse.fusion.nir.nodes import (
     CONVOLUTIONS,
@@ -46,7 +47,7 @@ def to_nir(model: nn.Module, example: torch.Tensor, dt: float = 1.0) -> Any:
     with ``type_check=False``.
 
     Args:
-        model: as it was before :func:`snn_sparse.fuse`; described as it evaluates, and not changed.
+        model: described as it evaluates, and not changed; a fused network as what it was before.
         example: a sequence ``[T, N, ...]`` that it takes, N at least 2, with the sizes of one sample that NIR asks for.
         dt: length of a timestep, in the unit that time constants shall have in the graph; other frameworks often take
             ``1e-4`` (seconds).
@@ -58,9 +59,7 @@ def to_nir(model: nn.Module, example: torch.Tensor, dt: float = 1.0) -> Any:
     require_nir()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for name, module in model.named_modules():
-        if type(module).__module__.startswith("snn_sparse.nn.fused"):
-            raise ValueError(f"model is fused (layer {name!r}): describe the network that fuse was given")
+    model = unfuse(model) if isinstance(model, FusedNetwork) else model
     if not isinstance(example, torch.Tensor) or example.dim() < 3 or example.shape[0] < 1 or example.shape[1] < 2:
         shape = tuple(example.shape) if isinstance(example, torch.Tensor) else type(example).__name__
         raise ValueError(f"example must be a sequence [T, N, ...] with N >= 2, got {shape}")
