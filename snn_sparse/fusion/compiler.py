@@ -160,7 +160,8 @@ def _told(error: Exception) -> str:
 
 def _key(inputs: list[Any], spec: Any) -> Any:
     device = _device(inputs)
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if casts else None
     return (spec, *[_kind(v) for v in inputs], dtype)
 
 

@@ -144,11 +144,8 @@ def test_options(make, case, density):
     torch.testing.assert_close(results(fused, x), results(model, x), rtol=1e-9, atol=1e-11)
 
 
-UNFUSED = {"average": pytest.mark.xfail(strict=True, reason="capture reads num_batches_tracked as data")}
-
-
 @pytest.mark.parametrize("make", [theirs, ours])
-@pytest.mark.parametrize("case", [pytest.param(case, marks=UNFUSED.get(case, ())) for case in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_no_option_keeps_a_layer_out_of_its_stage(make, case):
     fused = ss.fuse(draw_norms(make(*stage(**CASES[case]))), images(41, 43))
     assert set(ss.explain(fused).fused) >= {"0", "1", "2", "4", "5", "6"}
