@@ -33,7 +33,7 @@ class Atom:
         self._parts: tuple[Atom, ...] = ()
 
     def leaves(self) -> "list[Atom]":
-        """What it has been split into, or made equal to; itself if neither."""
+        """List what it has been split into, or made equal to; itself if neither."""
         if not self._parts:
             return [self]
         return [leaf for part in self._parts for leaf in part.leaves()]

@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind: attributes of modules, looked at before and after, and put back."""
+"""Traces that a forward pass leaves: attributes of modules, looked at before and after, and put back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -60,7 +60,7 @@ class Captured:
 
 @dataclass
 class Calls:
-    """What a first run finds out about a module: shapes of the tensors it is called with, how often, what it keeps."""
+    """Findings of a first run about a module: shapes of the tensors it is called with, how often, what it keeps."""
 
     shapes: tuple[torch.Size, ...]
     calls: int = 0
@@ -255,7 +255,7 @@ def _missing(gone: dict[tuple[int, str], str]) -> Iterator[None]:
 def _side_effects(
     model: nn.Module, bystanders: Bystanders, leaves: set[str], outputs: list[Any]
 ) -> dict[tuple[str, str], Any]:
-    """What forward sets on modules that were looked into, tensors behind ``outputs``; other things are refused."""
+    """List what forward sets on modules that were looked into, tensors behind ``outputs``; other things are refused."""
     found: dict[tuple[str, str], Any] = {}
     for name, key, value in bystanders.changes(model):
         if _is_below(name, leaves):

@@ -29,7 +29,7 @@ def original_forward(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 class Guards:
-    """What a compiled graph relies on: numbers and texts that modules hold, which modules there are, and hooks.
+    """All that a compiled graph relies on: numbers and texts that modules hold, which modules there are, and hooks.
 
     Args:
         model: the network.

@@ -11,7 +11,7 @@ from snn_sparse.fusion.network import FusedNetwork
 
 @dataclass(frozen=True)
 class Explanation:
-    """What :func:`fuse` made of a network; printed as a table.
+    """Account of what :func:`fuse` made of a network; printed as a table.
 
     Attributes:
         fused: names of the original's modules that run inside stages.
@@ -25,7 +25,7 @@ class Explanation:
     stages: tuple[tuple[str, ...], ...]
 
     def rows(self) -> list[tuple[str, str]]:
-        """What :meth:`__str__` prints: (stage or module, its parts or the reason)."""
+        """List what :meth:`__str__` prints: (stage or module, its parts or the reason)."""
         found = [(f"stage {i}", " -> ".join(parts)) for i, parts in enumerate(self.stages)]
         return found + [(name or "the network", f"left: {reason}") for name, reason in self.left.items()]
 

@@ -70,7 +70,7 @@ class InlineNeuron(nn.Module):
 
 
 def ends(circle: Collection[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]] | None:
-    """What a circle of functions reads, and what others read of it, in order; None: it is no neuron's.
+    """Find what a circle of functions reads, and what others read of it, in order; None: it is no neuron's.
 
     Args:
         circle: the nodes that depend on each other.

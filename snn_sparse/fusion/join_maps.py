@@ -1,4 +1,4 @@
-"""What stands between layers: additions and pools that join a stage, and functions on maps as they lie."""
+"""All that stands between layers: additions and pools that join a stage, and functions on maps as they lie."""
 
 import torch
 from torch import fx

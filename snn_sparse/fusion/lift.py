@@ -17,7 +17,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Steps:
-    """What T nodes became: a sequence with time first, or one value that is the same at every step."""
+    """Result of rolling up T nodes: a sequence with time first, or one value that is the same at every step."""
 
     node: fx.Node
     constant: bool

@@ -51,7 +51,7 @@ def operands(node: fx.Node) -> list[Any]:
 
 
 def _signature(node: fx.Node, neuron: bool) -> Any:
-    """What packed nodes have in common; a neuron's explicit state may be another at the first step."""
+    """Tell what packed nodes have in common; a neuron's explicit state may be another at the first step."""
     leaves, spec = tree_flatten((node.args[:1] if neuron else node.args, node.kwargs))
     constants = tuple("node" if isinstance(v, fx.Node) else repr(v) for v in leaves)
     return node.op, node.target, constants, str(spec), node.meta.get("statistics"), shape_of(node)

@@ -42,7 +42,7 @@ def name_of(memory_format: MemoryFormat) -> str:
 
 @dataclass
 class _Held:
-    """What is known of a value: its sizes, memory format, and whether it holds zeros and ones only."""
+    """Facts about a value: its sizes, memory format, and whether it holds zeros and ones only."""
 
     memory_format: MemoryFormat = NCHW
     sizes: Sizes | None = None

@@ -20,7 +20,7 @@ SPIKES = {torch.float64: 0.0, torch.float32: 1e-3}  # share of them that may dif
 
 
 class _Heard:
-    """What a neuron read and answered, and a copy of it from before."""
+    """Input and answer of a neuron, and a copy of it from before."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = copy.deepcopy(module)
@@ -80,7 +80,7 @@ def _listen(model: nn.Module, inputs: Sequence[Any], spec: Any, names: Sequence[
 
 
 def _difference(heard: _Heard, dynamics: Dynamics) -> str:
-    """What differs between a neuron and what it was taken for; empty: nothing, or it cannot be told."""
+    """Name what differs between a neuron and what it was taken for; empty: nothing, or it cannot be told."""
     axis, module = dynamics.time_axis, heard.module
     x = torch.stack([args[0] for args in heard.inputs]) if axis is None else heard.inputs[0][0].movedim(axis, 0)
     rest = heard.inputs[0][1:]

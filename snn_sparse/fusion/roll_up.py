@@ -133,7 +133,7 @@ class Roller:
     # ---- packs
 
     def _operand(self, pack: Pack, elements: tuple[Any, ...]) -> Any:
-        """What one argument of a pack has become: :class:`Steps`, or the constant that it is."""
+        """Tell what one argument of a pack has become: :class:`Steps`, or the constant that it is."""
         if not isinstance(elements[0], fx.Node):
             return elements[0]
         if all(e is elements[0] for e in elements) and elements[0] not in self._packer.of:

@@ -155,7 +155,7 @@ class Sites:
         return kind
 
     def site(self, node: fx.Node) -> Site:
-        """What a node calls."""
+        """The module that a node calls."""
         return self._sites[str(node.target)]
 
     def dynamics(self, node: fx.Node) -> Dynamics:

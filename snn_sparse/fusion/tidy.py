@@ -106,7 +106,7 @@ _RULES = {
 
 
 def _addends(node: fx.Node) -> list[fx.Node]:
-    """What a chain of additions adds up, whose inner sums nobody else reads; zeros that it starts from left out."""
+    """List what a chain of additions adds up, whose inner sums nobody else reads; without zeros that it starts from."""
     found: list[fx.Node] = []
     while True:
         left, right = node.args

@@ -173,7 +173,7 @@ class _Run:
         }
 
     def differs(self, other: "_Run", dtype: torch.dtype) -> str:
-        """What differs, in a few words; empty: nothing."""
+        """Name what differs, in a few words; empty: nothing."""
         double = dtype == torch.float64
         if len(self.outputs) != len(other.outputs):
             return "the number of outputs"

@@ -72,7 +72,7 @@ class Value:
 
 
 class Walk:
-    """What has been written so far.
+    """All that has been written so far.
 
     Args:
         graph: rolled up.

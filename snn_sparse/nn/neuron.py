@@ -49,7 +49,7 @@ class Neuron(nn.Module):
         self.spec = NeuronSpec(kind, check_tau(tau), *fixed, s.kind, s.alpha, s.height, strict=bool(strict), **leaky)
 
     def rate(self) -> torch.Tensor | None:
-        """What is learnt, a tensor with one entry: ``1 / tau`` or the decay; None where nothing is."""
+        """The learnt number, a tensor with one entry: ``1 / tau`` or the decay; None where nothing is."""
         return None
 
     def describe(self) -> tuple[NeuronSpec, torch.Tensor | None]:

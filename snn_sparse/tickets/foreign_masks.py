@@ -164,7 +164,7 @@ def _check_shape(name: str, shape: torch.Size, weight: torch.Tensor) -> None:
 
 
 def _descend(content: Any) -> Any:
-    """What lies inside dicts that hold one dict or list and no tensor themselves, as checkpoints often are."""
+    """Find what lies inside dicts that hold one dict or list and no tensor themselves, as checkpoints often are."""
     for _ in range(_DEPTH):
         values = list(content.values()) if isinstance(content, Mapping) else []
         inner = [v for v in values if isinstance(v, Mapping | list | tuple)]

@@ -1,4 +1,4 @@
-"""What recognising a neuron answers: how somebody else's module computes, as our operator takes it."""
+"""Answer of recognising a neuron: how somebody else's module computes, as our operator takes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

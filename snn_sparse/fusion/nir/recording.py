@@ -1,4 +1,4 @@
-"""What a network does to its input: one call of each layer and function, in order, as it happened on an example."""
+"""Record of a run: one call of each layer and function, in order, as it happened on an example."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -36,7 +36,7 @@ def readable_step(t, steps, EXACT: tl.constexpr):
 
 @triton.jit
 def neuron_numbers(numbers, rate, KIND: tl.constexpr):
-    """What the functions below take as ``numbers``, in float32, from those of ``triton_inputs.neuron_arguments``.
+    """Collect what the functions below take as ``numbers``, in float32, from ``triton_inputs.neuron_arguments``.
 
     The first is the decay: 1 / tau, divided once a program, so that no step divides, or the factor of the leaky neuron;
     where it is learnt, it is loaded.
