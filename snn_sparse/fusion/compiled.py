@@ -81,7 +81,6 @@ class Compiled:
         model: the network.
         forward: as its author wrote it.
         inputs: flat list of the inputs.
-        call: from a list like ``inputs`` to the call of ``forward``.
         neurons: classes that the user says are neurons.
         excluded: names of modules to leave alone, with the reason.
 

@@ -116,10 +116,7 @@ class Compiler:
         except CannotCapture as error:
             return Refused(str(error), model)
         except Exception as error:  # of the compiler's own: never a reason not to run
-            what = (str(error).splitlines() or [""])[0]
-            return Refused(
-                f"the compiler of snn_sparse failed ({type(error).__name__}: {what}); please report this", model
-            )
+            return Refused(_told(error), model)
 
     def _compile_aside(self, model: nn.Module, forward: Any, inputs: list[Any], spec: Any) -> "Compiled | Refused":
         """Compile unnoticed by autocast, which would keep fake weights, and by who counts or offloads saved tensors."""

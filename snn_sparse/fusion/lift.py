@@ -1,6 +1,6 @@
 """Lift: a function of one timestep's values, as a function of the whole sequence [T, ...]."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,6 @@ class Steps:
 
     node: fx.Node
     constant: bool
-
-
-def last(values: Sequence[int]) -> tuple[int, ...]:
-    """A tuple of numbers, however they were given."""
-    return tuple(int(v) for v in values)
 
 
 _ELEMENTWISE = {

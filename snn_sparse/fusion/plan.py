@@ -132,7 +132,7 @@ class Planner:
         main = source if conv is None else NHWC if conv.memory_format == PACKED else conv.memory_format
         given = [self._in(x, source)]
         residual = node.args[1] if len(node.args) > 1 else None
-        what, other = self._implementation(stage), main
+        what, other = implementation("neuron", self._like), main
         if isinstance(residual, fx.Node):
             other = self._held[residual].memory_format
             if what != "cpp" and not (what == "triton" and other == PACKED and stage.norm_residual is None):
@@ -155,9 +155,6 @@ class Planner:
         if conv.memory_format == PACKED:
             return PACKED if held == PACKED else self._ordinary(x)
         return self._ordinary(x) if conv.implementation == "triton" else conv.memory_format
-
-    def _implementation(self, stage: Stage) -> str:
-        return implementation("neuron", self._like)
 
     def _whole(self, stage: Stage, conv: ConvPlan | None) -> bool:
         if conv is None or conv.configuration.directions.spikes is None:

@@ -10,7 +10,6 @@ from snn_sparse.fusion.arrange import Arrangement, arrangement, maps
 from snn_sparse.fusion.axes import Atom, Axes, Dim, Form, resolve, size_of
 from snn_sparse.fusion.capture import CannotCapture
 from snn_sparse.fusion.sites import Site, Sites
-from snn_sparse.fusion.tidy import shape_of
 from snn_sparse.nn.stage import Stage, StageSettings
 from snn_sparse.ops.spikes import Sizes
 
@@ -247,6 +246,3 @@ def _title(names: list[str]) -> str:
     shared = first.rpartition(".")[0]
     short = [n.removeprefix(f"{shared}.") if shared else n for n in others]
     return "__".join(n.replace(".", "_") for n in (first, *short))
-
-
-__all__ = ["VIEWS", "Open", "Value", "Walk", "shape_of"]

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from snn_sparse.nn import convolve as convolutions
 from snn_sparse.nn.convolve import ConvPlan
 from snn_sparse.nn.layers import BatchNorm2d
-from snn_sparse.nn.norm import NormSettings, at_work, uses_batch
+from snn_sparse.nn.norm import NormSettings, at_work
 from snn_sparse.ops import Norm, Packed, neuron_sequence, unpack_spikes
 from snn_sparse.ops.backend import implementation
 from snn_sparse.ops.convolution import convolution_neuron
@@ -275,11 +275,6 @@ class Stage(nn.Module):
         if self.neuron.keeps_state:
             self.neuron.finish(final)
         return spikes, potentials
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the batch norm, if there is one, uses its running statistics."""
-        return self.norm is not None and not uses_batch(self.norm)
 
     def extra_repr(self) -> str:
         """Settings, for ``print(model)``."""
