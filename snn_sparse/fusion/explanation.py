@@ -17,7 +17,6 @@ class Explanation:
         fused: names of the original's modules that run inside stages.
         left: names of modules that were left as they are -> why; ``""`` is the whole network.
         stages: the modules of each stage, in order.
-        neurons: how many neurons were recognised in stages, of how many.
     """
 
     fused: tuple[str, ...]
