@@ -35,7 +35,7 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 def layer_of(parts):
     name = parts[0].removesuffix(".py")
-    return LAYERS.index("cli" if name.startswith("cli_") else name)
+    return LAYERS.index(name)
 
 
 def imported(path):

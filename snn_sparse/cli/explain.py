@@ -1,5 +1,6 @@
 """Command ``snn-sparse explain``: somebody's network is built, fused and explained."""
 
+import argparse
 import copy
 import importlib
 import os
@@ -7,7 +8,22 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from snn_sparse.cli import common
+from snn_sparse.cli.flags import add_explain_flags
+
 DEFAULT_SHAPE = "2,3,32,32"
+
+
+def add_commands(commands: Any) -> None:
+    """Register ``explain``."""
+    explain = commands.add_parser("explain", help="what fuse makes of a network of yours, and what it leaves and why")
+    add_explain_flags(explain)
+    explain.set_defaults(run=explain_command)
+
+
+def explain_command(args: argparse.Namespace) -> None:
+    """Run ``snn-sparse explain``: print what of somebody's network runs inside stages, and why the rest does not."""
+    print_explanation(*common.checked(lambda: explained(args.network, args.input, args.timesteps)))
 
 
 def load_network(where: str) -> Any:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_sparse import cli, training
-from snn_sparse.cli import main
+from snn_sparse import training
+from snn_sparse.cli import common, main
 from snn_sparse.tickets import Ticket, retrain
 
-RUN = Path(__file__).parent / "golden" / "run_snip"
+RUN = Path(__file__).parents[1] / "golden" / "run_snip"
 TICKET = str(RUN / "level_01" / "ticket.safetensors")
 SEARCHED = json.loads((RUN / "config.json").read_text())["settings"]
 
@@ -79,27 +79,27 @@ def test_evaluate_precision(evaluate):
 
 
 def test_evaluate_at_the_precision_of_the_search(evaluate, monkeypatch):
-    load = cli._load_ticket
+    load = common.load_ticket
 
     def searched_in_bf16(path):
         ticket = load(path)
         ticket.meta["settings"]["precision"] = "bf16"
         return ticket
 
-    monkeypatch.setattr(cli, "_load_ticket", searched_in_bf16)
+    monkeypatch.setattr(common, "load_ticket", searched_in_bf16)
     assert evaluate()["dtype"] == torch.bfloat16
     assert evaluate("--precision", "fp32")["dtype"] == torch.float32
 
 
 def test_evaluate_of_a_ticket_from_before_there_was_precision(evaluate, monkeypatch):
-    load = cli._load_ticket
+    load = common.load_ticket
 
     def older(path):
         ticket = load(path)
         del ticket.meta["settings"]["precision"]
         return ticket
 
-    monkeypatch.setattr(cli, "_load_ticket", older)
+    monkeypatch.setattr(common, "load_ticket", older)
     assert evaluate()["dtype"] == torch.float32
 
 
@@ -133,8 +133,8 @@ def test_device_is_checked(command, device, message, loaded, capsys, monkeypatch
 @pytest.mark.parametrize("there_is_one", [False, True])
 def test_the_default_device(there_is_one, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there_is_one)
-    assert cli._device(None) == ("cuda" if there_is_one else "cpu")
-    assert cli._device("cpu") == "cpu"
+    assert common.pick_device(None) == ("cuda" if there_is_one else "cpu")
+    assert common.pick_device("cpu") == "cpu"
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def computed_on(monkeypatch):
         asked.append(name)
         return "cpu"
 
-    monkeypatch.setattr(cli, "_device", device)
+    monkeypatch.setattr(common, "pick_device", device)
     return asked
 
 
@@ -170,7 +170,7 @@ def train(monkeypatch, loaded, tmp_path):
     def run(*flags, out=("--out", str(tmp_path / "out"))):
         found = []
         monkeypatch.setattr(retrain, "retrain", lambda search, ticket: found.append((search, ticket)))
-        monkeypatch.setattr(cli, "write_and_show", lambda runs, out: None)
+        monkeypatch.setattr(common, "write_and_show", lambda runs, out: None)
         assert main(["train", "--ticket", TICKET, *flags, *out]) == 0
         ((search, ticket),) = found
         assert ticket.meta["level"] == 1

@@ -3,6 +3,27 @@
 import argparse
 from typing import Any
 
+from snn_sparse.cli import common
+from snn_sparse.cli.flags import add_plan_flags
+
+
+def add_commands(commands: Any) -> None:
+    """Register ``plan`` and ``doctor``."""
+    plan = commands.add_parser("plan", help="how each layer of a ticket computes on this machine, timed against dense")
+    add_plan_flags(plan)
+    plan.set_defaults(run=plan_command)
+
+    doctor = commands.add_parser("doctor", help="what runs each operator on this machine, and why nothing faster does")
+    doctor.set_defaults(run=lambda args: print_backends())
+
+
+def plan_command(args: argparse.Namespace) -> None:
+    """Run ``snn-sparse plan``: print how each layer of a ticket computes, timed against dense."""
+    from snn_sparse.console import print_table
+
+    ticket = common.load_ticket(args.ticket)
+    print_table(*common.checked(lambda: layer_table(args, ticket, common.pick_device(args.device))))
+
 
 def print_backends() -> None:
     """Print what runs each operator on each device of this machine, and why nothing faster does."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from snn_sparse.cli import build_parser, main
-from snn_sparse.cli_flags import ARCHITECTURES, DATASETS, METHOD_HELP
+from snn_sparse.cli.flags import ARCHITECTURES, DATASETS, METHOD_HELP
 
-GOLDEN = Path(__file__).parent / "golden" / "run_snip"
+GOLDEN = Path(__file__).parents[1] / "golden" / "run_snip"
 TICKET = str(GOLDEN / "level_01" / "ticket.safetensors")
 FAST = ["--end_iter", "2", "--rewinding_epoch", "1", "--prune_percent", "60", "--prune_iterations", "2"]
 SEARCH = ["search", "--dataset", "digits", "--batch-size", "256", "--timestep", "3", *FAST]

@@ -1,0 +1,75 @@
+"""Parser of all commands, and what becomes of their errors."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from snn_sparse.cli import common, explain, machine, search, tickets
+from snn_sparse.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Print one line instead of argparse's usage block."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands; each sets ``run``, the function that carries it out."""
+    parser = _Parser(
+        prog="snn-sparse",
+        description="Find, train and evaluate winning tickets of deep spiking neural networks.",
+        epilog="Start with `snn-sparse demo`; then `snn-sparse search --help`.",
+    )
+    parser.add_argument("--version", action="version", version=f"snn-sparse {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for group in (search, tickets, explain, machine):
+        group.add_commands(commands)
+    _add_report_and_demo(commands)
+    return parser
+
+
+def _add_report_and_demo(commands: Any) -> None:
+    report = commands.add_parser("report", help="compare finished runs: table, page and plots")
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    report.add_argument("--out", default="runs/report", metavar="DIR", help="where the page goes (default runs/report)")
+    report.set_defaults(run=report_command)
+
+    demo = commands.add_parser("demo", help="all searches and the random control on digits, in minutes on a CPU")
+    demo.add_argument("--out", default="runs/demo", metavar="DIR", help="where the runs go (default runs/demo)")
+    demo.set_defaults(run=demo_command)
+
+
+def report_command(args: argparse.Namespace) -> None:
+    """Run ``snn-sparse report``: compare finished runs."""
+    common.checked(lambda: common.write_and_show(args.runs, args.out))
+
+
+def demo_command(args: argparse.Namespace) -> None:
+    """Run ``snn-sparse demo``: every search and the random control on digits."""
+    from snn_sparse.demo import run_demo
+
+    run_demo(Path(args.out), lambda *arguments: common.checked(lambda: search.start_search(*arguments)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    try:
+        args = build_parser().parse_args(argv)
+        args.run(args)
+    except common.InputError as error:
+        print(f"snn-sparse: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsnn-sparse: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from snn_sparse.tickets.search import DivergedError  # only now: it imports torch
+
+        if not isinstance(error, DivergedError):
+            raise
+        print(f"snn-sparse: error: {error}", file=sys.stderr)
+        return 1
+    return 0

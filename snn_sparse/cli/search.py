@@ -1,0 +1,108 @@
+"""Commands ``snn-sparse search`` and ``train``: find tickets, train one again; both go on where they were stopped."""
+
+import argparse
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from snn_sparse.cli import common
+from snn_sparse.cli.flags import add_search_flags, add_train_flags
+
+
+def add_commands(commands: Any) -> None:
+    """Register ``search`` and ``train``."""
+    search = commands.add_parser("search", help="find tickets (IMP, Early-Bird, with or without Early-Time)")
+    add_search_flags(search)
+    search.set_defaults(run=run_search_command)
+
+    train = commands.add_parser("train", help="train a ticket again from its rewound weights")
+    add_train_flags(train)
+    train.set_defaults(run=train_command)
+
+
+def start_search(settings: Any, data: Any, out: Path, print_freq: int, levels: int | None = None) -> Any:
+    """Make a search ready to run: check directory and configuration, send one image through the network.
+
+    Raises:
+        ValueError: the directory holds something else, the images do not fit the network, or ``print_freq`` is below 1.
+    """
+    from snn_sparse.console import ConsoleProgress
+    from snn_sparse.tickets.run_files import RunFiles
+    from snn_sparse.tickets.search import Search
+
+    if print_freq < 1:
+        raise ValueError(f"print_freq must be at least 1, got {print_freq}")
+    count = levels or (settings.prune_iterations if settings.method in ("imp", "imp+et", "transfer") else 2)
+    files = RunFiles(out)
+    search = Search(settings, data.to(settings.device), files, ConsoleProgress(count, print_freq))
+    search.new_model().eval()(search.data.train.normalise(search.data.train.images[:1]))
+    files.start(settings)
+    return search
+
+
+def run_to_the_end(search: Any, action: Callable[[], None]) -> None:
+    """Carry a search out, then write and show its report; whatever happens, the terminal is left tidy."""
+    with closing(search.progress):
+        action()
+    print()
+    common.write_and_show([search.files.root], search.files.root)
+
+
+def run_search_command(args: argparse.Namespace) -> None:
+    """Run ``snn-sparse search``: find tickets, or go on with a search that was stopped."""
+    from snn_sparse.tickets.drivers import run_search
+    from snn_sparse.tickets.settings import METHODS, Settings
+
+    def prepare() -> tuple[Any, Path]:
+        args.arch = args.arch or ("vgg_small" if args.dataset == "digits" else "vgg16")
+        args.device = common.pick_device(args.device)
+        settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
+        if (settings.method == "random") != (args.like is not None):
+            raise ValueError("like (a run directory or ticket file) goes with method random, and only with it")
+        if args.like is not None and not Path(args.like).exists():
+            raise FileNotFoundError(f"like {args.like} does not exist")
+        out = Path(args.out or default_out(args.exp_name, settings))
+        return start_search(settings, common.load_data(args, settings.dataset), out, args.print_freq), out
+
+    search, out = common.checked(prepare)
+    s = search.settings
+    print(f"{s.method}: {METHODS[s.method]}\n{s.arch} on {s.dataset}, T = {s.timestep}, {s.device}, in {out}")
+    run_to_the_end(search, lambda: run_search(search, args.like))
+
+
+def default_out(experiment: str, settings: Any) -> str:
+    """Name ``runs/EXPERIMENT/METHOD-ARCH-DATASET-...``, one directory for each search of an experiment."""
+    parts = [settings.method.replace("+", "-"), settings.arch, settings.dataset]
+    if settings.method in ("eb", "eb+et", "snip"):
+        parts.append(f"sparsity{settings.sparsity_round}")
+    return str(Path("runs") / experiment / "-".join([*parts, f"round{settings.round}"]))
+
+
+def train_command(args: argparse.Namespace) -> None:
+    """Run ``snn-sparse train``: train a ticket again, as its search did but for the flags that are given."""
+    from dataclasses import replace
+
+    from snn_sparse.tickets.retrain import retrain
+    from snn_sparse.tickets.settings import Settings
+
+    ticket = common.load_ticket(args.ticket)
+
+    def prepare() -> tuple[Any, Path]:
+        old = Settings(**ticket.meta["settings"])
+        chosen = {
+            k: getattr(args, k)
+            for k in ("learning_rate", "timestep", "precision", "dataset", "backend")
+            if getattr(args, k) is not None
+        }
+        epochs = args.end_iter if args.end_iter is not None else int(ticket.meta["epochs"])
+        settings = replace(old, method="train", end_iter=epochs, device=common.pick_device(args.device), **chosen)
+        level = Path(args.ticket).resolve().parent
+        out = Path(args.out or f"runs/train-{level.parent.name}-{level.name}")
+        data = common.load_data(args, settings.dataset)
+        return start_search(settings, data, out, args.print_freq, int(ticket.meta["level"]) + 1), out
+
+    search, out = common.checked(prepare)
+    print(f"training {args.ticket}: {ticket.mask.sparsity:.2f} % pruned, T = {search.settings.timestep}, in {out}")
+    run_to_the_end(search, lambda: retrain(search, ticket))
