@@ -55,6 +55,8 @@ class ImageSet:
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        start: int = 0,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of normalised images and labels: shuffled and augmented with a ``generator``, in order without.
 
@@ -67,15 +69,24 @@ class ImageSet:
             generator: on the CPU; of the order, and of the numbers that ``augmentation`` takes for each batch in turn.
             dtype: of the images; float32, float16 or bfloat16.
             memory_format: of the images; ``torch.contiguous_format`` or ``torch.channels_last``.
+            start: batches to leave out at the beginning, without computing them; those that follow, and the generator,
+                are as they would be after them. At or above the number of batches: no batch follows.
+            shard: rank and world size. Of every batch only this rank's images, as the whole batch would have them: one
+                contiguous piece, larger by one image on the first ranks where the batch does not divide evenly, and
+                empty on the last ranks where it has fewer images than there are ranks.
 
         Raises:
-            ValueError: ``batch_size`` below 1, or another ``memory_format``. TypeError: another ``dtype``.
+            ValueError: ``batch_size`` below 1, ``start`` below 0, a ``shard`` without ``0 <= rank < world size``, or
+                another ``memory_format``. TypeError: another ``dtype``.
         """
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise TypeError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
         if memory_format not in (torch.contiguous_format, torch.channels_last):
             raise ValueError(f"memory_format must be contiguous_format or channels_last, got {memory_format}")
+        if start < 0:
+            raise ValueError(f"start must not be negative, got {start}")
         bounds, device = batch_bounds(len(self), batch_size), self.images.device
+        pieces = [shard_bounds(part, shard) for part in bounds][start:]
         draws = None
         if generator is None:
             order = torch.arange(len(self), device=device)
@@ -85,7 +96,7 @@ class ImageSet:
                 sizes, (height, width) = [part.stop - part.start for part in bounds], self.images.shape[-2:]
                 draws = augmentation.draw(sizes, height, width, generator).to(device)
         labels = self.labels[order]
-        for part in bounds:
+        for part in pieces:
             pixels = self.images[order[part]]
             pixels = pixels if draws is None else draws[part].apply(pixels)
             yield self.normalise(pixels).to(dtype=dtype, memory_format=memory_format), labels[part]
@@ -109,6 +120,24 @@ def batch_bounds(n: int, batch_size: int) -> list[slice]:
     if len(starts) > 1 and batch_size > 1 and n - starts[-1] == 1:
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
+def shard_bounds(batch: slice, shard: tuple[int, int]) -> slice:
+    """One rank's contiguous piece of a batch; pieces differ by at most one image, the larger ones first.
+
+    Args:
+        batch: first index of the batch, and the one behind its last.
+        shard: rank and world size.
+
+    Raises:
+        ValueError: not ``0 <= rank < world size``.
+    """
+    rank, world = shard
+    if not 0 <= rank < world:
+        raise ValueError(f"shard must be (rank, world size) with 0 <= rank < world size, got {tuple(shard)}")
+    small, larger = divmod(batch.stop - batch.start, world)
+    first = batch.start + rank * small + min(rank, larger)
+    return slice(first, first + small + (rank < larger))
 
 
 @dataclass(frozen=True)

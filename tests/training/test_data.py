@@ -1,6 +1,7 @@
 """Batches of an image set: which images, in which order and form, by which random numbers."""
 
 import functools
+import random
 
 import pytest
 import torch
@@ -102,6 +103,59 @@ def test_a_seed_gives_the_batches_that_it_always_gave(augmentation, batch_size):
         data.batches(batch_size, augmentation=augmentation, generator=generator), expected, strict=True
     ):
         assert torch.equal(found, images)
+
+
+AUGMENTED = Augmentation(flip=True, crop_padding=1, cutout=3)
+
+
+def drawn(data, batch_size, generator, **part):
+    return list(data.batches(batch_size, augmentation=AUGMENTED, generator=generator, **part))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 11, 100])
+def test_batches_from_a_later_one_on_are_as_if_the_first_had_been_taken(batch_size):
+    data, seed = image_set(), random.randrange(1000)
+    whole_generator = torch.Generator().manual_seed(seed)
+    whole = drawn(data, batch_size, whole_generator)
+    for start in (0, 1, random.randint(1, len(whole)), len(whole), len(whole) + 3):
+        generator = torch.Generator().manual_seed(seed)
+        rest = drawn(data, batch_size, generator, start=start)
+        assert len(rest) == max(0, len(whole) - start)
+        for (x, y), (expected, labels) in zip(rest, whole[start:], strict=True):
+            assert torch.equal(x, expected)
+            assert torch.equal(y, labels)
+        assert torch.equal(generator.get_state(), whole_generator.get_state())
+    assert [y.tolist() for _, y in data.batches(batch_size, start=1)] == [
+        list(range(23))[part] for part in batch_bounds(23, batch_size)[1:]
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 100])
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shards_of_a_batch_are_the_batch_in_contiguous_pieces_larger_ones_first(batch_size, world):
+    data, seed = image_set(), random.randrange(1000)
+    whole, *ranks = (
+        drawn(data, batch_size, torch.Generator().manual_seed(seed), **part)
+        for part in ({}, *({"shard": (rank, world)} for rank in range(world)))
+    )
+    for (x, y), *pieces in zip(whole, *ranks, strict=True):
+        assert torch.equal(torch.cat([images for images, _ in pieces]), x)
+        assert torch.equal(torch.cat([labels for _, labels in pieces]), y)
+        sizes = [len(labels) for _, labels in pieces]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] - sizes[-1] <= 1
+    later = drawn(data, batch_size, torch.Generator().manual_seed(seed), start=1, shard=(world - 1, world))
+    for (x, y), (expected, labels) in zip(later, ranks[-1][1:], strict=True):
+        assert torch.equal(x, expected)
+        assert torch.equal(y, labels)
+
+
+def test_wrong_start_and_shard():
+    with pytest.raises(ValueError, match=r"^start must not be negative, got -1"):
+        next(image_set().batches(4, start=-1))
+    for shard in ((1, 1), (-1, 2), (0, 0), (3, 2)):
+        with pytest.raises(ValueError, match=r"^shard must be"):
+            next(image_set().batches(4, shard=shard))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
