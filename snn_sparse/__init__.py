@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from snn_sparse.tickets import (
         Mask,
         Ticket,
+        TicketError,
         early_timestep,
         magnitude_mask,
         mask_distance,
@@ -37,6 +38,7 @@ _NAMES = {
     "snn_sparse.tickets": (
         "Mask",
         "Ticket",
+        "TicketError",
         "early_timestep",
         "magnitude_mask",
         "mask_distance",
@@ -53,6 +55,7 @@ __all__ = [
     "Mask",
     "NeuronSpec",
     "Ticket",
+    "TicketError",
     "TrainStep",
     "__version__",
     "backend_report",

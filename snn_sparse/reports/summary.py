@@ -3,29 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from snn_sparse.tickets.mask import Mask
+from snn_sparse.tickets.layer_summary import layer_summary
 from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.training.files import write_json
 
 NO_SEARCH = ("random", "snip", "train")  # their masks cost nothing to find
-
-
-def layer_summary(mask: Mask) -> list[dict[str, Any]]:
-    """Density in percent, filters without a live weight, and input channels that nothing reads, of every layer."""
-    rows = []
-    for name, alive in mask.items():
-        matrix = alive.flatten(2).any(2) if alive.dim() > 2 else alive  # [filters, channels]
-        rows.append(
-            {
-                "name": name.removesuffix(".weight"),
-                "density": 100.0 * int(alive.count_nonzero()) / alive.numel(),
-                "dead_filters": int(torch.count_nonzero(~matrix.any(1))),
-                "dead_channels": int(torch.count_nonzero(~matrix.any(0))),
-            }
-        )
-    return rows
 
 
 def summarise(run: str | Path) -> dict[str, Any]:

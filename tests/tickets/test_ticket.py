@@ -1,43 +1,34 @@
+import dataclasses
+
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from ticket_case import network_ticket
 
 import snn_sparse as ss
-from snn_sparse.tickets.search import snapshot
-from snn_sparse.tickets.ticket import _pack_bits, _unpack_bits
-
-
-def make_ticket(live=0.1, **options):
-    model = ss.build_model("vgg_small", 4, 1, 3, **options)
-    mask = ss.Mask({n: torch.rand(p.shape) < live for n, p in ss.tickets.prunable(model).items()})
-    mask.apply_(model)
-    rewind = snapshot(model)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(1.5)
-    return ss.Ticket(model.config, mask, snapshot(model), rewind, {"level": 3, "accuracy": 91.25}), model
+from snn_sparse.tickets.ticket_file import pack_bits, unpack_bits
 
 
 def test_bits_are_packed_eight_a_byte_first_entry_highest():
     mask = torch.tensor([[1, 0, 0, 0, 0], [0, 1, 1, 0, 1]]).bool()
-    assert _pack_bits(mask).tolist() == [0b10000011, 0b01000000]
-    assert torch.equal(_unpack_bits(torch.tensor([0b10000011, 0b01000000], dtype=torch.uint8), (2, 5)), mask)
+    assert pack_bits(mask).tolist() == [0b10000011, 0b01000000]
+    assert torch.equal(unpack_bits(torch.tensor([0b10000011, 0b01000000], dtype=torch.uint8), (2, 5)), mask)
 
 
 @pytest.mark.parametrize("shape", [(1,), (8,), (3, 5, 3, 3), (2, 17)])
 @pytest.mark.parametrize("live", [0.0, 0.4, 1.0])
 def test_bits_come_back(shape, live):
     mask = torch.rand(shape) < live
-    assert torch.equal(_unpack_bits(_pack_bits(mask), shape), mask)
+    assert torch.equal(unpack_bits(pack_bits(mask), shape), mask)
     turned = mask.transpose(0, -1)  # not contiguous
-    assert torch.equal(_unpack_bits(_pack_bits(turned), turned.shape), turned)
+    assert torch.equal(unpack_bits(pack_bits(turned), turned.shape), turned)
 
 
 @pytest.mark.parametrize("live", [0.0, 0.1, 1.0])
 def test_round_trip(tmp_path, live):
     options = {"neuron": "plif", "neuron_options": {"surrogate": ss.ops.Triangle(0.5)}, "bn_statistics": "pooled"}
-    ticket, model = make_ticket(live, **options)
+    ticket, model = network_ticket(live, **options)
     ticket.save(tmp_path / "a.safetensors")
     loaded = ss.Ticket.load(tmp_path / "a.safetensors")
     assert loaded.mask.equal(ticket.mask)
@@ -53,7 +44,7 @@ def test_round_trip(tmp_path, live):
 
 @pytest.mark.parametrize("weights", ["trained", "rewind"])
 def test_weights_to_build_with(tmp_path, weights):
-    ticket, _ = make_ticket()
+    ticket, _ = network_ticket()
     ticket.save(tmp_path / "a.safetensors")
     state, other = (ticket.trained, ticket.rewind) if weights == "trained" else (ticket.rewind, ticket.trained)
     for source in (ticket, ss.Ticket.load(tmp_path / "a.safetensors")):
@@ -65,7 +56,7 @@ def test_weights_to_build_with(tmp_path, weights):
 
 
 def test_built_network_keeps_its_mask_and_leaves_the_random_state_alone(tmp_path):
-    ticket, _ = make_ticket()
+    ticket, _ = network_ticket()
     state = torch.random.get_rng_state()
     model = ticket.build("rewind")
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -78,7 +69,7 @@ def test_built_network_keeps_its_mask_and_leaves_the_random_state_alone(tmp_path
 
 
 def test_file_holds_live_weights_only(tmp_path):
-    ticket, _ = make_ticket(0.1)
+    ticket, _ = network_ticket(0.1)
     ticket.save(tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", framework="pt") as f:
         for name, mask in ticket.mask.items():
@@ -96,4 +87,55 @@ def test_wrong_files(tmp_path):
     with pytest.raises(ValueError, match="not a ticket"):
         ss.Ticket.load(tmp_path / "other")
     with pytest.raises(ValueError, match="weights"):
-        make_ticket()[0].build("initial")
+        network_ticket()[0].build("initial")
+
+
+def test_what_load_would_refuse_is_not_written(tmp_path):
+    path = tmp_path / "a.safetensors"
+
+    def refused(named, error=ValueError, **change):
+        ticket = dataclasses.replace(network_ticket()[0], **change)
+        with pytest.raises(error, match=named):
+            ticket.save(path)
+        assert not path.exists()
+
+    ticket, _ = network_ticket(0.5)
+    name = "classifier.weight"
+    broken = ticket.trained[name].clone()
+    broken[ticket.mask[name].nonzero()[0].unbind()] = torch.inf
+    refused(
+        r"trained weight 'classifier\.weight' .* not finite", mask=ticket.mask, trained={**ticket.trained, name: broken}
+    )
+    refused("'classifier.weight' is missing or of another shape", trained={**ticket.trained, name: broken[:2]})
+    refused("'classifier.weight' is missing", rewind={n: v for n, v in ticket.rewind.items() if n != name})
+    refused("config.timesteps", config={**ticket.config, "timesteps": 1001})
+    refused("config.'classes' is no argument", config={**ticket.config, "classes": 2})
+    refused("meta.accuracy", meta={"accuracy": 101})
+    refused("JSON", meta={"loss": float("nan")})
+    refused("JSON", TypeError, meta={"loss": torch.ones(1)})
+
+
+def test_pruned_weights_may_hold_anything(tmp_path):
+    ticket, _ = network_ticket(0.5)
+    value = ticket.trained["classifier.weight"]
+    value[~ticket.mask["classifier.weight"]] = torch.nan
+    ticket.save(tmp_path / "a")
+    loaded = ss.Ticket.load(tmp_path / "a").trained["classifier.weight"]
+    assert torch.equal(loaded, value.nan_to_num(0))
+
+
+def test_a_config_is_written_in_full(tmp_path):
+    ticket, model = network_ticket()
+    short = {name: ticket.config[name] for name in ("arch", "num_classes", "in_channels", "timesteps")}
+    dataclasses.replace(ticket, config=short).save(tmp_path / "a")
+    assert ss.Ticket.load(tmp_path / "a").config == model.config
+
+
+def test_weights_of_one_dimension_and_no_mask_at_all(tmp_path):
+    for keep in ({}, {"a": torch.rand(9) < 0.5, "b.weight": torch.rand(2, 3, 4) < 0.5}):
+        state = {n: torch.rand(m.shape) * m for n, m in keep.items()}
+        ss.Ticket({}, ss.Mask(keep), state, {}).save(tmp_path / "a")
+        loaded = ss.Ticket.load(tmp_path / "a")
+        assert loaded.mask.equal(ss.Mask(keep))
+        assert all(torch.equal(loaded.trained[n], v) for n, v in state.items())
+        assert loaded.rewind == {}
