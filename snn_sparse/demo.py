@@ -48,11 +48,12 @@ def run_demo(out: Path, start: Callable[..., Any]) -> None:
     for seed in SEEDS:
         for method in METHODS:
             print(f"\nseed {seed}, {method}: {MEANING[method]}")
-            settings = Settings(method=method, seed=seed, **COMMON)
+            like = str(out / f"imp-seed{seed}") if method == "random" else None
+            settings = Settings(method=method, seed=seed, like=like, **COMMON)
             run = out / f"{method.replace('+', '-')}-seed{seed}"
             search = start(settings, data, run, PRINT_NOTHING_BETWEEN, settings.prune_iterations)
-            with closing(search.progress):
-                run_search(search, out / f"imp-seed{seed}" if method == "random" else None)
+            with closing(search.progress), search.stop.on_signals():
+                run_search(search)
             reports.append(write_summary(run))
     page = write_report(reports, out)
     print()

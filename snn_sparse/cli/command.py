@@ -1,6 +1,7 @@
 """Parser of all commands, and what becomes of their errors."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,21 +56,39 @@ def demo_command(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 0 done, 1 training failed, 2 bad input, 130 interrupted."""
+    """Run a command line.
+
+    Returns:
+        the exit status: 0 done, 1 training failed, 2 bad input or a machine that fails, 130 and 143 stopped by SIGINT
+        and SIGTERM.
+    """
     try:
         args = build_parser().parse_args(argv)
         args.run(args)
-    except common.InputError as error:
-        print(f"snn-sparse: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("\nsnn-sparse: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except Exception as error:
-        from snn_sparse.tickets.search import DivergedError  # only now: it imports torch
-
-        if not isinstance(error, DivergedError):
+        if os.environ.get("SNN_SPARSE_TRACEBACK"):
             raise
-        print(f"snn-sparse: error: {error}", file=sys.stderr)
-        return 1
+        status, message = explained_failure(error)
+        print(f"snn-sparse: {message}", file=sys.stderr)
+        return status
     return 0
+
+
+def explained_failure(error: Exception) -> tuple[int, str]:
+    """Exit status and one line for whatever ended a command."""
+    if isinstance(error, common.InputError):
+        return 2, f"error: {error}"
+    from snn_sparse.tickets.level import DivergedError  # only now: it imports torch
+    from snn_sparse.training.stopping import StoppedError
+
+    if isinstance(error, StoppedError):
+        return 128 + error.signal, f"{error}; the same command goes on from here"
+    if isinstance(error, DivergedError):
+        return 1, f"error: {error}"
+    line = common.one_line(error) or "no reason given"
+    if isinstance(error, ValueError | OSError):
+        return 2, f"error: {line}"
+    return 2, f"error: {type(error).__name__}: {line} (SNN_SPARSE_TRACEBACK=1 shows where)"

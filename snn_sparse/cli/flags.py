@@ -58,6 +58,11 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="imp", choices=methods, metavar="NAME", help="see above (default imp)")
     parser.add_argument("--out", metavar="DIR", help="run directory (default runs/EXP_NAME/METHOD-ARCH-DATASET-roundN)")
     flag(parser, "exp_name", default="snn_pruning", metavar="NAME", help="experiment name (default snn_pruning)")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="choose without timing how layers compute: another run gives the same bits",
+    )
     flag(parser, "like", metavar="RUN", help="for --method random: the run or ticket whose layer densities to copy")
     add_data_flags(parser, "digits")
     _add_network_flags(parser)

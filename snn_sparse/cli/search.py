@@ -31,20 +31,22 @@ def start_search(settings: Any, data: Any, out: Path, print_freq: int, levels: i
     from snn_sparse.console import ConsoleProgress
     from snn_sparse.tickets.run_files import RunFiles
     from snn_sparse.tickets.search import Search
+    from snn_sparse.tuning import without_races
 
     if print_freq < 1:
         raise ValueError(f"print_freq must be at least 1, got {print_freq}")
     count = levels or (settings.prune_iterations if settings.method in ("imp", "imp+et", "transfer") else 2)
     files = RunFiles(out)
     search = Search(settings, data.to(settings.device), files, ConsoleProgress(count, print_freq))
-    search.new_model().eval()(search.data.train.normalise(search.data.train.images[:1]))
+    with without_races():
+        search.new_model().eval()(search.data.train.normalise(search.data.train.images[:1]))
     files.start(settings)
     return search
 
 
 def run_to_the_end(search: Any, action: Callable[[], None]) -> None:
     """Carry a search out, then write and show its report; whatever happens, the terminal is left tidy."""
-    with closing(search.progress):
+    with closing(search.progress), search.stop.on_signals():
         action()
     print()
     common.write_and_show([search.files.root], search.files.root)
@@ -59,8 +61,6 @@ def run_search_command(args: argparse.Namespace) -> None:
         args.arch = args.arch or ("vgg_small" if args.dataset == "digits" else "vgg16")
         args.device = common.pick_device(args.device)
         settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
-        if (settings.method == "random") != (args.like is not None):
-            raise ValueError("like (a run directory or ticket file) goes with method random, and only with it")
         if args.like is not None and not Path(args.like).exists():
             raise FileNotFoundError(f"like {args.like} does not exist")
         out = Path(args.out or default_out(args.exp_name, settings))
@@ -69,7 +69,7 @@ def run_search_command(args: argparse.Namespace) -> None:
     search, out = common.checked(prepare)
     s = search.settings
     print(f"{s.method}: {METHODS[s.method]}\n{s.arch} on {s.dataset}, T = {s.timestep}, {s.device}, in {out}")
-    run_to_the_end(search, lambda: run_search(search, args.like))
+    run_to_the_end(search, lambda: run_search(search))
 
 
 def default_out(experiment: str, settings: Any) -> str:
@@ -97,7 +97,9 @@ def train_command(args: argparse.Namespace) -> None:
             if getattr(args, k) is not None
         }
         epochs = args.end_iter if args.end_iter is not None else int(ticket.meta["epochs"])
-        settings = replace(old, method="train", end_iter=epochs, device=common.pick_device(args.device), **chosen)
+        settings = replace(
+            old, method="train", like=None, end_iter=epochs, device=common.pick_device(args.device), **chosen
+        )
         level = Path(args.ticket).resolve().parent
         out = Path(args.out or f"runs/train-{level.parent.name}-{level.name}")
         data = common.load_data(args, settings.dataset)

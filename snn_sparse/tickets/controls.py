@@ -13,20 +13,21 @@ from snn_sparse.tickets.settings import SPARSITIES
 from snn_sparse.tickets.ticket import Ticket
 
 
-def random_tickets(search: Search, like: str | Path) -> None:
+def random_tickets(search: Search) -> None:
     """For each ticket of another search: a random mask with the same number of live weights in every layer.
 
     Training starts from the same weights as the ticket's (those that its search rewound to) and takes as many epochs.
 
     Args:
-        search: settings, data and directory of the control.
-        like: a run directory (every level but the dense one), or one ticket file in it.
+        search: settings, data and directory of the control; ``settings.like`` is a run directory (every level but the
+            dense one), or one ticket file in it.
 
     Raises:
-        ValueError: ``like`` holds no ticket, or belongs to another network or data set.
+        ValueError: ``like`` holds no ticket, belongs to another network, or has changed since this control began.
     """
-    files = RunFiles(run_directory_of(Path(like)))
-    tickets = [Ticket.load(like)] if Path(like).is_file() else [Ticket.load(files.ticket(n)) for n in files.levels()]
+    like = Path(search.settings.like or "")
+    files = RunFiles(run_directory_of(like))
+    tickets = [Ticket.load(like)] if like.is_file() else [t for n in files.levels() if (t := files.load_ticket(n))]
     tickets = [t for t in tickets if t.mask.sparsity > 0]
     dense = files.load_ticket(0)
     if not tickets or dense is None:
@@ -38,12 +39,16 @@ def random_tickets(search: Search, like: str | Path) -> None:
     search.planned_epochs = sum(int(t.meta["epochs"]) for t in tickets)
     for ticket in tickets:
         level = int(ticket.meta["level"])
-        if search.finished(level) is not None:
+        copied = ticket.mask.fingerprint()
+        earlier = search.finished(level)
+        if earlier is not None:
+            if earlier.meta.get("like", copied) != copied:
+                raise ValueError(f"like {like} has changed since this control began: level {level} has another mask")
             continue
         mask = random_mask(ticket.mask, search.generator("random mask", level)).to(search.settings.device)
         rewind(model, dense.rewind)
         result = search.train(model, mask, level, int(ticket.meta["epochs"]))
-        search.finish(model, mask, dense.rewind, level, result)
+        search.finish(model, mask, dense.rewind, level, result, like=copied)
 
 
 def snip(search: Search) -> None:
@@ -78,6 +83,7 @@ def transferred_tickets(search: Search) -> None:
         search.data,
         RunFiles(search.files.root / "relu"),
         search.progress,
+        stop=search.stop,
     )
     relu.files.start(relu.settings)
     search.progress.note("transfer: searching on the conventional network (ReLU)")

@@ -1,6 +1,7 @@
 """Early-Bird tickets (You et al., ICLR 2020; Kim et al., ECCV 2022): the mask settles long before the weights do."""
 
 from snn_sparse.models import SpikingNetwork
+from snn_sparse.tickets.level import Hooks
 from snn_sparse.tickets.mask import Mask, mask_distance
 from snn_sparse.tickets.pruning import magnitude_mask
 from snn_sparse.tickets.search import Search, snapshot
@@ -25,9 +26,13 @@ def early_bird(search: Search) -> None:
     search.planned_epochs = 2 * s.end_iter
     model = search.new_model()
     initial = snapshot(model)
-    dense = search.finished(0) or _dense_run(search, model)
+    dense = search.finished(0)
     if search.finished(1) is not None:
         return
+    if dense is not None and search.memory_lost:
+        search.progress.note("level 0 is trained again, since the mask that it drew is lost")
+    if dense is None or search.memory_lost:
+        dense = _dense_run(search, model)
     search.planned_epochs = int(dense.meta["epochs"]) + s.end_iter
     mask = Mask(search.memory["masks"][-1])
     model = search.new_model()
@@ -59,6 +64,6 @@ def _dense_run(search: Search, model: SpikingNetwork) -> Ticket:
         if s.early_time and done == 2:
             model.timesteps = search.choose_timesteps(model)
 
-    result = search.train(model, dense, 0, s.end_iter, 2 * s.learning_rate, settled, after_epoch)
+    result = search.train(model, dense, 0, s.end_iter, 2 * s.learning_rate, Hooks(settled, after_epoch))
     search.memory["masks"] = search.memory["masks"][-1:]
     return search.finish(model, dense, initial, 0, result)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from snn_sparse.models import SpikingNetwork
+from snn_sparse.tickets.level import Hooks
 from snn_sparse.tickets.mask import Mask
 from snn_sparse.tickets.pruning import prune_magnitude
 from snn_sparse.tickets.search import Search, rewind, snapshot
@@ -27,6 +28,8 @@ def iterative_magnitude_pruning(search: Search, next_mask: NextMask | None = Non
 
     next_mask = next_mask or by_magnitude
     search.planned_epochs = s.end_iter + (s.prune_iterations - 1) * (s.end_iter - s.rewinding_epoch)
+    if search.memory_lost:
+        _recall(search)
     model = search.new_model()
     mask = Mask.dense(model)
     for level in range(s.prune_iterations):
@@ -46,6 +49,15 @@ def iterative_magnitude_pruning(search: Search, next_mask: NextMask | None = Non
         search.finish(model, mask, search.memory["rewind"], level, result)
 
 
+def _recall(search: Search) -> None:
+    """Take from the ticket of level 0, under whose mask all weights are alive, what was to be remembered."""
+    dense = search.files.load_ticket(0)
+    if dense is not None:
+        early = dense.meta["timesteps_early"]
+        search.memory = {"rewind": dense.rewind} | ({} if early is None else {"timesteps_early": early})
+        search.progress.note("the weights to rewind to are taken from the ticket of level 0")
+
+
 def _train_dense(search: Search, model: SpikingNetwork, mask: Mask) -> None:
     """Level 0: remember the weights to rewind to, and choose T_early if asked to."""
     s = search.settings
@@ -58,5 +70,5 @@ def _train_dense(search: Search, model: SpikingNetwork, mask: Mask) -> None:
 
     if s.rewinding_epoch == 0:
         search.memory["rewind"] = snapshot(model)
-    result = search.train(model, mask, 0, s.end_iter, after_epoch=after_epoch)
+    result = search.train(model, mask, 0, s.end_iter, hooks=Hooks(after_epoch=after_epoch))
     search.finish(model, mask, search.memory["rewind"], 0, result)

@@ -11,6 +11,11 @@ def retrain(search: Search, ticket: Ticket) -> None:
         search: settings, data and directory of the new training.
         ticket: what to train.
     """
+    with search.session():
+        _retrain(search, ticket)
+
+
+def _retrain(search: Search, ticket: Ticket) -> None:
     s, level = search.settings, int(ticket.meta.get("level", 0))
     search.planned_epochs = s.end_iter
     if search.finished(level) is not None:

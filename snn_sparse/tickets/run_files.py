@@ -1,39 +1,59 @@
-"""The run directory: ``config.json``, ``metrics.jsonl``, ``memory.pt``; in ``level_NN/`` a ticket or a checkpoint."""
+"""The run directory: ``config.json``, ``metrics.jsonl``, ``memory.pt``; in ``level_NN/`` a ticket or checkpoints.
 
+Every file carries a checksum and says which run it belongs to, so that damaged or misplaced ones are never used.
+"""
+
+import hashlib
 import json
-import platform
-import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
-
+from snn_sparse.tickets.environment import environment
+from snn_sparse.tickets.run_lock import LOCK, OWNER, only_process
+from snn_sparse.tickets.run_plans import RunPlans
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.tickets.ticket import Ticket
-from snn_sparse.training.files import load_checkpoint, save_checkpoint, write_atomic, write_json
-from snn_sparse.version import __version__
+from snn_sparse.tickets.ticket_file import TicketHeader, read_header
+from snn_sparse.training.files import (
+    DamagedFileError,
+    is_temporary,
+    load_checkpoint,
+    remove_temporaries,
+    save_checkpoint,
+    write_json,
+)
+from snn_sparse.training.journal import Entry, Journal
+
+State = dict[str, Any]
 
 
 class RunExistsError(ValueError):
     """The directory holds a run of another configuration."""
 
 
-def environment(device: str) -> dict[str, Any]:
-    """Versions, device and commit of this run."""
-    here = Path(__file__).resolve().parent
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    cuda = device.startswith("cuda") and torch.cuda.is_available()
-    return {
-        "snn_sparse": __version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads",
-        "commit": commit or None,
-    }
+def _checksum(config: dict[str, Any]) -> str:
+    rest = {k: v for k, v in config.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _foreign(path: Path) -> bool:
+    """Whether a file is none that a start which was killed leaves behind."""
+    return not is_temporary(path) and path.name not in (LOCK, OWNER)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        raise DamagedFileError(f"{path} is damaged: settings are missing")
+    if ("checksum" in config or "run" in config) and config.get("checksum") != _checksum(config):
+        raise DamagedFileError(f"{path} is damaged: its checksum is wrong")
+    return config
 
 
 class RunFiles:
@@ -41,24 +61,33 @@ class RunFiles:
 
     Args:
         root: the directory, ``runs/NAME``.
+
+    Attributes:
+        notes: what had to be repaired or left out, for whoever tells the user.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._metrics: list[dict[str, Any]] | None = None
+        self.notes: list[str] = []
+        self._metrics: list[Entry] | None = None
+        self._run: str | None = None
 
     def start(self, settings: Settings) -> None:
         """Write ``config.json``, or check that the one there says the same.
 
         Raises:
             RunExistsError: it says something else, or the directory is no run.
+            RunInUseError: another process has the directory.
+            DamagedFileError: it is damaged, and so is its copy.
         """
-        config = self.root / "config.json"
-        if not config.exists():
-            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-                raise RunExistsError(f"out {self.root} exists and is no run of snn-sparse: choose another --out")
-            write_json(config, {"settings": settings.as_dict(), "environment": environment(settings.device)})
-            return
+        if self._new() and self.root.exists() and (not self.root.is_dir() or any(map(_foreign, self.root.iterdir()))):
+            raise RunExistsError(f"out {self.root} exists and is no run of snn-sparse: choose another --out")
+        with self.alone():
+            if self._new():
+                config = {
+                    "settings": settings.as_dict(), "environment": environment(settings.device), "run": uuid.uuid4().hex
+                }  # fmt: skip
+                self._write_config(config | {"checksum": _checksum(config)})
         old = Settings().as_dict() | self.config()["settings"]  # an older run knew fewer settings
         new = json.loads(json.dumps(settings.as_dict()))
         differing = [k for k in {**old, **new} if old.get(k) != new.get(k)]
@@ -69,18 +98,60 @@ class RunFiles:
                 "choose another --out"
             )
 
-    def config(self) -> dict[str, Any]:
-        """Contents of ``config.json``.
+    @property
+    def _copy(self) -> Path:
+        """Second copy of the configuration, without which a run is worth little."""
+        return self.root / ".config.json"
+
+    def _new(self) -> bool:
+        return not (self.root / "config.json").exists() and not self._copy.exists()
+
+    def _write_config(self, config: dict[str, Any]) -> None:
+        write_json(self._copy, config)
+        write_json(self.root / "config.json", config)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other process has this directory; what killed writes have left is removed first.
 
         Raises:
-            ValueError: the directory is no run, or the file is damaged.
+            RunInUseError: another process has it.
         """
+        with only_process(self.root):
+            for folder in (self.root, *self.root.glob("level_*")):
+                remove_temporaries(folder)
+            yield
+
+    def config(self) -> dict[str, Any]:
+        """Contents of ``config.json``; where that is damaged or gone, of its copy, which then replaces it.
+
+        Raises:
+            ValueError: the directory is no run. DamagedFileError: both are damaged.
+        """
+        path = self.root / "config.json"
         try:
-            return json.loads((self.root / "config.json").read_text())
+            return _read_config(path)
         except FileNotFoundError:
-            raise ValueError(f"{self.root} is no run directory: it has no config.json") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self.root / 'config.json'} is damaged: {error}") from error
+            if not self._copy.exists():
+                raise ValueError(f"{self.root} is no run directory: it has no config.json") from None
+            config = _read_config(self._copy)
+        except DamagedFileError as error:
+            if not self._copy.exists():
+                raise
+            try:
+                config = _read_config(self._copy)
+            except DamagedFileError:
+                raise error from None
+            self.notes.append(f"{error}; its copy serves")
+        write_json(path, config)
+        return config
+
+    @property
+    def run(self) -> str | None:
+        """Identity of the run, which its files carry; None in a run of an earlier version."""
+        if self._run is None and (self.root / "config.json").exists():
+            self._run = self.config().get("run")
+        return self._run
 
     def level(self, level: int) -> Path:
         """Directory of a level."""
@@ -94,55 +165,127 @@ class RunFiles:
         """Path of a level's checkpoint."""
         return self.level(level) / "checkpoint.pt"
 
+    def earlier_checkpoint(self, level: int) -> Path:
+        """Path of the checkpoint before that, for the case that it is damaged."""
+        return self.level(level) / "checkpoint.earlier.pt"
+
     def levels(self) -> list[int]:
         """The finished levels, in order."""
-        return sorted(int(p.parent.name.removeprefix("level_")) for p in self.root.glob("level_*/ticket.safetensors"))
+        names = (p.parent.name.removeprefix("level_") for p in self.root.glob("level_*/ticket.safetensors"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def header(self, level: int) -> TicketHeader:
+        """Everything about a finished level but its weights.
+
+        Raises:
+            TicketError: its ticket is damaged. DamagedFileError: it is of another level or run.
+        """
+        header = read_header(self.ticket(level))
+        self._check_belongs(level, header.meta)
+        return header
 
     def load_ticket(self, level: int) -> Ticket | None:
-        """The ticket of a finished level, or None."""
-        return Ticket.load(self.ticket(level)) if self.ticket(level).exists() else None
+        """The ticket of a finished level, or None.
+
+        Raises:
+            TicketError: it is damaged. DamagedFileError: it is of another level or run.
+        """
+        if not self.ticket(level).exists():
+            return None
+        ticket = Ticket.load(self.ticket(level))
+        self._check_belongs(level, ticket.meta)
+        return ticket
+
+    def _check_belongs(self, level: int, meta: dict[str, Any]) -> None:
+        config, path = self.config(), self.ticket(level)
+        if meta.get("level") != level:
+            raise DamagedFileError(f"{path} is the ticket of level {meta.get('level')}, not of level {level}")
+        if meta.get("run") != config.get("run"):
+            raise DamagedFileError(f"{path} is the ticket of another run")
+        for name, value in (meta.get("settings") or {}).items():
+            if config["settings"].get(name, value) != value:
+                raise DamagedFileError(f"{path} is the ticket of another search: its {name} is {value!r}")
 
     def finish_level(self, level: int, ticket: Ticket) -> None:
-        """Write a level's ticket; its checkpoint has done its duty."""
+        """Write a level's ticket; its checkpoints have done their duty."""
         ticket.save(self.ticket(level))
-        self.checkpoint(level).unlink(missing_ok=True)
+        self.forget_checkpoints(level)
 
-    def save_checkpoint(self, level: int, state: dict[str, Any]) -> None:
-        """Write the state of a level under way."""
-        save_checkpoint(self.checkpoint(level), state)
+    def forget_checkpoints(self, level: int) -> None:
+        """Remove the checkpoints of a level."""
+        for path in (self.checkpoint(level), self.earlier_checkpoint(level)):
+            path.unlink(missing_ok=True)
 
-    def load_checkpoint(self, level: int, device: str) -> dict[str, Any] | None:
-        """The state of a level under way, or None."""
-        path = self.checkpoint(level)
-        return load_checkpoint(path, device) if path.exists() else None
+    def save_checkpoint(self, level: int, state: State) -> None:
+        """Write the state of a level under way; the one before is kept."""
+        save_checkpoint(
+            self.checkpoint(level), {**state, "level": level, "run": self.run}, self.earlier_checkpoint(level)
+        )
 
-    def save_memory(self, memory: dict[str, Any]) -> None:
+    def load_checkpoint(self, level: int, device: str) -> State | None:
+        """The state of a level under way: of the newest checkpoint that is whole; None without one."""
+        for path in (self.checkpoint(level), self.earlier_checkpoint(level)):
+            found = self._load(path, device, {"level": level, "run": self.run})
+            if found is not None:
+                return found
+        return None
+
+    def _load(self, path: Path, device: str, belongs: State) -> State | None:
+        """Contents of a file of ours; None where there is none, or a note is left of why it does not serve."""
+        if not path.exists():
+            return None
+        try:
+            found = load_checkpoint(path, device)
+        except DamagedFileError as error:
+            self.notes.append(str(error))
+            return None
+        for name, value in belongs.items():
+            if found.pop(name, value) != value:
+                self.notes.append(f"{path} is of another {name}")
+                return None
+        return found
+
+    def save_memory(self, memory: State) -> None:
         """Write what later levels must not forget."""
-        save_checkpoint(self.root / "memory.pt", memory)
+        save_checkpoint(self.root / "memory.pt", {"memory": memory, "run": self.run})
 
-    def load_memory(self, device: str) -> dict[str, Any]:
-        """Read what earlier levels left to remember; empty at the start."""
+    def load_memory(self, device: str) -> State | None:
+        """What earlier levels left to remember: nothing at the start, None where it is lost."""
         path = self.root / "memory.pt"
-        return load_checkpoint(path, device) if path.exists() else {}
+        if not self.levels():  # of a first level that was never finished, and is trained anew
+            return {}
+        found = self._load(path, device, {"run": self.run})
+        return None if found is None else found.get("memory", found)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, one an epoch."""
+    def _journal(self) -> Journal:
+        return Journal(self.root / "metrics.jsonl", self.run or "")
+
+    def plans(self) -> RunPlans:
+        """How the run's layers compute."""
+        found = RunPlans(self.root / "plans.jsonl", self.run or "")
+        if found.damaged:
+            self.notes.append(
+                f"{self.root / 'plans.jsonl'}: {found.damaged} damaged line(s); those layers are planned anew, and "
+                "later results may differ in the last bits"
+            )
+        return found
+
+    def metrics(self) -> list[Entry]:
+        """The lines of ``metrics.jsonl``, one an epoch; damaged ones are left out, and a note tells."""
         if self._metrics is None:
-            path = self.root / "metrics.jsonl"
-            self._metrics = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            self._metrics, damaged = self._journal().read()
+            if damaged:
+                self.notes.append(f"{self.root / 'metrics.jsonl'}: {damaged} damaged line(s) left out")
         return self._metrics
 
-    def append_metrics(self, line: dict[str, Any]) -> None:
+    def append_metrics(self, line: Entry) -> None:
         """Add a line to ``metrics.jsonl``."""
         self.metrics().append(line)
-        self._write_metrics()
+        self._journal().append(line)
 
     def forget_metrics(self, level: int, epoch: int) -> None:
-        """Drop the lines of a level after ``epoch``: a kill came between them and the checkpoint."""
+        """Drop the lines of a level after ``epoch``: a kill came between them and the checkpoint; and damaged ones."""
         kept = [m for m in self.metrics() if m["level"] != level or m["epoch"] <= epoch]
-        if len(kept) != len(self.metrics()):
+        if (kept, 0) != self._journal().read():
             self._metrics = kept
-            self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        write_atomic(self.root / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in self.metrics()).encode())
+            self._journal().rewrite(kept)

@@ -4,10 +4,10 @@ A search lives in ``runs/NAME/`` and may be killed at any moment: finished level
 checkpoint, and each epoch draws its random numbers from (seed, level, epoch) alone. The same command then goes on.
 """
 
-import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,18 @@ import torch
 from snn_sparse.fusion import fuse
 from snn_sparse.models import SpikingNetwork, build_model
 from snn_sparse.tickets.early_time import find_early_timestep
+from snn_sparse.tickets.environment import changes
+from snn_sparse.tickets.level import Hooks, Level, LevelTraining
 from snn_sparse.tickets.mask import Mask
 from snn_sparse.tickets.progress import EpochReport, Progress
 from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.tickets.ticket import State, Ticket
-from snn_sparse.training import (
-    Dataset,
-    NonFiniteLossError,
-    TrainStep,
-    evaluate,
-    make_optimizer,
-    make_scheduler,
-    train_epoch,
-)
-from snn_sparse.training.step import PRECISIONS
+from snn_sparse.training import Dataset
+from snn_sparse.training.stopping import Stop
+from snn_sparse.tuning import choosing
 
 EARLY_TIME_IMAGES = 1000
-CHECKPOINT_SHARE = 0.05  # checkpoints may cost this share of the training time
-
-
-class DivergedError(RuntimeError):
-    """The loss of a search became NaN or infinite; names level and epoch."""
 
 
 def snapshot(model: torch.nn.Module) -> State:
@@ -52,15 +42,6 @@ def rewind(model: torch.nn.Module, state: State) -> None:
 
 
 @dataclass
-class Level:
-    """Result of training one level."""
-
-    epochs: int
-    accuracy: float
-    seconds: float
-
-
-@dataclass
 class Search:
     """Settings, data and directory of one search.
 
@@ -69,7 +50,11 @@ class Search:
         data: on the training device.
         files: the run directory.
         progress: told of every epoch.
+        planned_epochs: of the whole search, for the time left.
+        stop: whoever wants the search to end early asks here.
         memory: what the search must not forget (rewind weights, T_early, drawn masks); goes into every checkpoint.
+        memory_lost: whether the file of it is damaged, though levels are finished.
+        epochs_done: of the whole search.
     """
 
     settings: Settings
@@ -77,14 +62,38 @@ class Search:
     files: RunFiles
     progress: Progress
     planned_epochs: int = 0
+    stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
-        self.memory: dict[str, Any] = self.files.load_memory(self.settings.device)
-        self._epochs_done = 0
-        self._trained: list[float] = []
-        # identical masks from the same seed need convolutions that add in the same order every time
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+        memory = self.files.load_memory(self.settings.device)
+        self.memory_lost = memory is None
+        self.memory: dict[str, Any] = memory or {}
+        self.epochs_done = 0
+        self._seconds: list[float] = []
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Inside, this process alone has the run, and computes as the run began: layers, threads, order of sums.
+
+        Raises:
+            RunInUseError: another process has it.
+        """
+        cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
+        before = cudnn.deterministic, cudnn.benchmark
+        began = self.files.config()["environment"]
+        with self.files.alone(), choosing(self.files.plans(), timed=not self.settings.deterministic):
+            cudnn.deterministic, cudnn.benchmark = True, False
+            if began.get("threads", threads) != threads:
+                torch.set_num_threads(began["threads"])
+                self.progress.note(f"computing with {began['threads']} threads, as this run began (here: {threads})")
+            for change in changes(began, self.settings.device):
+                self.progress.note(f"this run began elsewhere: {change}; from here on, results may round another way")
+            self.pass_on_notes()
+            try:
+                yield
+            finally:
+                cudnn.deterministic, cudnn.benchmark = before
+                torch.set_num_threads(threads)
 
     def new_model(self) -> SpikingNetwork:
         """The network at its initial weights, which depend on the seed alone."""
@@ -133,8 +142,7 @@ class Search:
         level: int,
         epochs: int,
         learning_rate: float | None = None,
-        before_epoch: Callable[[int], bool] | None = None,
-        after_epoch: Callable[[int], None] | None = None,
+        hooks: Hooks | None = None,
     ) -> Level:
         """Train ``model`` under ``mask``, from the checkpoint of this level if there is one.
 
@@ -144,109 +152,35 @@ class Search:
             level: for files and messages.
             epochs: how many.
             learning_rate: at the first epoch; the settings' if left out.
-            before_epoch: called with the number of epochs done; true: stop here.
-            after_epoch: called with the number of epochs done.
+            hooks: called before and after each epoch.
 
         Raises:
             DivergedError: the loss became NaN or infinite.
+            StoppedError: somebody asked :attr:`stop` to; a checkpoint is written.
         """
-        s = self.settings
-        mask.apply_(model)
-        rate = s.learning_rate if learning_rate is None else learning_rate
-        live_only = s.backend == "fused" and mask.sparsity > 0
-        optimizer = make_optimizer(model, s.optimizer, rate, s.momentum, s.weight_decay, mask if live_only else None)
-        scheduler = make_scheduler(optimizer, s.scheduler, epochs)
-        parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-        result, done = self._resume(level, model, parts)
-        step = TrainStep(model, optimizer, dtype=PRECISIONS[s.precision])
-        self._epochs_done += done
-        while done < epochs:
-            started = time.perf_counter()
-            if before_epoch is not None and before_epoch(done):
-                break
-            loss = self._one_epoch(step, level, done)
-            lr = float(optimizer.param_groups[0]["lr"])
-            scheduler.step()
-            timesteps, done = model.timesteps, done + 1
-            if after_epoch is not None:
-                after_epoch(done)
-            due = done % s.valid_freq == 0 or done == epochs
-            result.accuracy = self._accuracy(model) if due else result.accuracy
-            result.seconds += time.perf_counter() - started
-            result.epochs = done
-            self._tell(level, done, epochs, loss, result.accuracy if due else None, mask, timesteps, lr, started)
-            self._checkpoint(level, model, parts, result)
-        if result.epochs % s.valid_freq and result.epochs != epochs:  # stopped between two evaluations
-            result.accuracy = self._accuracy(model)
-        return result
+        rate = self.settings.learning_rate if learning_rate is None else learning_rate
+        return LevelTraining(self, model, mask, level, epochs, rate).run(hooks or Hooks())
 
-    def _accuracy(self, model: SpikingNetwork) -> float:
-        return evaluate(model, self.data.test, dtype=PRECISIONS[self.settings.precision])
-
-    def _one_epoch(self, step: TrainStep, level: int, done: int) -> float:
-        batches = self.data.train.batches(
-            self.settings.batch_size,
-            augmentation=self.data.augmentation,
-            generator=self.generator(level, done),
-            memory_format=torch.channels_last,
-        )
-        try:
-            return train_epoch(step.model, batches, step.optimizer, step)
-        except NonFiniteLossError as error:
-            kept = self.files.checkpoint(level)
-            where = f"last good checkpoint: {kept}" if kept.exists() else "no checkpoint of this level yet"
-            raise DivergedError(f"{error} at level {level}, epoch {done + 1}; {where}") from error
-
-    def _resume(self, level: int, model: SpikingNetwork, parts: dict[str, Any]) -> tuple[Level, int]:
-        saved = self.files.load_checkpoint(level, self.settings.device)
-        self._last_checkpoint, self._checkpoint_cost = time.perf_counter(), 0.0
-        if saved is None:
-            self.files.forget_metrics(level, 0)
-            return Level(0, 0.0, 0.0), 0
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        model.timesteps = saved["timesteps"]
-        self.memory = saved["memory"]
-        result = Level(**saved["result"])
-        self.files.forget_metrics(level, result.epochs)
-        self.progress.note(f"level {level}: going on after epoch {result.epochs}")
-        return result, result.epochs
-
-    def _checkpoint(self, level: int, model: SpikingNetwork, parts: dict[str, Any], result: Level) -> None:
-        now = time.perf_counter()
-        if self._checkpoint_cost > CHECKPOINT_SHARE * (now - self._last_checkpoint):
-            return
-        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"timesteps": model.timesteps, "memory": self.memory, "result": vars(result)}
-        self.files.save_checkpoint(level, state)
-        self._last_checkpoint = time.perf_counter()
-        self._checkpoint_cost = self._last_checkpoint - now
-
-    def _tell(
-        self,
-        level: int,
-        epoch: int,
-        epochs: int,
-        loss: float,
-        accuracy: float | None,
-        mask: Mask,
-        timesteps: int,
-        lr: float,
-        started: float,
-    ) -> None:
-        self._trained.append(time.perf_counter() - started)
-        self._epochs_done += 1
-        left = max(0, self.planned_epochs - self._epochs_done) * sum(self._trained) / len(self._trained)
-        line = EpochReport(level, epoch, epochs, loss, accuracy, mask.sparsity, timesteps, lr, self._trained[-1])
+    def tell(self, line: EpochReport) -> None:
+        """Write down and report an epoch, with the time that the rest of the search will take."""
+        self.epochs_done += 1
+        self._seconds.append(line.seconds)
+        left = max(0, self.planned_epochs - self.epochs_done) * sum(self._seconds) / len(self._seconds)
         self.files.append_metrics(line.as_dict())
         self.progress.epoch(line, left)
+
+    def pass_on_notes(self) -> None:
+        """Tell of files that were repaired or left out."""
+        while self.files.notes:
+            self.progress.note(self.files.notes.pop(0))
 
     def finished(self, level: int) -> Ticket | None:
         """The ticket of a level that an earlier start of this search has finished."""
         ticket = self.files.load_ticket(level)
         if ticket is not None:
-            self._epochs_done += int(ticket.meta["epochs"])
+            self.epochs_done += int(ticket.meta["epochs"])
             self.progress.note(f"level {level}: finished before, {ticket.meta['accuracy']:.2f} %")
+            self.files.forget_checkpoints(level)
         return ticket
 
     def finish(
@@ -267,6 +201,7 @@ class Search:
             "timesteps_early": self.memory.get("timesteps_early"),
             "seed": s.effective_seed,
             "settings": s.as_dict(),
+            "run": self.files.run,
             **extra,
         }
         masked = {n: v.masked_fill(~mask[n].to(v.device), 0) if n in mask else v for n, v in rewind.items()}

@@ -49,6 +49,8 @@ class Settings:
             evaluation; weights, their updates and batch norm's statistics stay float32.
         backend: ``fused``: :func:`snn_sparse.fuse` the network and update live weights only; ``plain``: the reference.
         device: ``cpu``, ``cuda`` or ``cuda:1`` ...
+        deterministic: choose by rule how layers compute, without timing, so that another run gives the same bits.
+        like: for method ``random``, and only there: the run or ticket whose layer densities the masks copy.
     """
 
     method: str = "imp"
@@ -76,6 +78,8 @@ class Settings:
     precision: Precision = "fp32"
     backend: str = "fused"
     device: str = "cpu"
+    deterministic: bool = False
+    like: str | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -115,6 +119,8 @@ class Settings:
             raise ValueError(
                 f"rewinding_epoch must lie between 0 and end_iter - 1 = {self.end_iter - 1}, got {self.rewinding_epoch}"
             )
+        if (self.method == "random") != (self.like is not None):
+            raise ValueError("like (a run directory or ticket file) goes with method random, and only with it")
         if not self.early_time:
             return
         if self.timestep < 3:

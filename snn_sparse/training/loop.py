@@ -1,7 +1,8 @@
 """Train one epoch, evaluate a network. Knows nothing of pruning: a mask keeps its weights at zero by itself."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,11 +15,37 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 
 class NonFiniteLossError(RuntimeError):
-    """The training loss, or a weight, became NaN or infinite."""
+    """The training loss, a weight or a buffer became NaN or infinite."""
+
+
+@dataclass
+class Sums:
+    """An epoch so far.
+
+    Attributes:
+        batches: number of them that are done.
+        loss: sum over their images.
+        images: number of these.
+        seconds: for whoever counts them.
+    """
+
+    batches: int = 0
+    loss: torch.Tensor | float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+
+    def describe(self) -> str:
+        """Name the batches done, if there are any."""
+        return f" and {self.batches} batches" if self.batches else ""
 
 
 def train_epoch(
-    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer, step: TrainStep | None = None
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    step: TrainStep | None = None,
+    sums: Sums | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> float:
     """One pass over ``batches``.
 
@@ -28,30 +55,39 @@ def train_epoch(
         optimizer: of its parameters.
         step: of this model and optimizer, kept from epoch to epoch where steps are captured; ``None``: steps run as
             usual, in float32.
+        sums: of the batches of this epoch that were done before; those of ``batches`` are added.
+        after_step: called after every step; an error ends the epoch there, and ``sums`` say where.
 
     Returns:
         mean loss over the images.
 
     Raises:
         ValueError: ``step`` belongs to another model or optimizer.
-        NonFiniteLossError: the loss of some batch was NaN or infinite, or a weight is (a NaN membrane potential never
-            spikes, so the loss may not tell). Looked at once, after the epoch, so that nothing waits for the device.
+        NonFiniteLossError: the loss of some batch was NaN or infinite, or a weight or buffer is (a NaN membrane
+            potential never spikes, so the loss may not tell). Looked at once, after the epoch, so that nothing waits
+            for the device.
     """
     step = TrainStep(model, optimizer, graph=False) if step is None else step
     if step.model is not model or step.optimizer is not optimizer:
         raise ValueError("step belongs to another model or optimizer")
     model.train()
-    total: torch.Tensor | float = 0.0
-    images = 0
+    sums = Sums() if sums is None else sums
     for x, y in batches:
-        total, images = total + step(x, y) * len(y), images + len(y)
-    mean = float(total) / max(images, 1)
-    if not math.isfinite(mean):
-        raise NonFiniteLossError(f"loss became {mean}")
-    for name, p in model.named_parameters():
-        if not bool(p.isfinite().all()):
-            raise NonFiniteLossError(f"{name} is no longer finite, though the loss ({mean:.4f}) is")
+        sums.loss, sums.images, sums.batches = sums.loss + step(x, y) * len(y), sums.images + len(y), sums.batches + 1
+        if after_step is not None:
+            after_step()
+    mean = float(sums.loss) / max(sums.images, 1)
+    check_finite(model, mean)
     return mean
+
+
+def check_finite(model: nn.Module, loss: float) -> None:
+    """Raise a NonFiniteLossError unless the loss and all parameters and buffers of ``model`` are finite."""
+    if not math.isfinite(loss):
+        raise NonFiniteLossError(f"loss became {loss}")
+    for name, p in (*model.named_parameters(), *model.named_buffers()):
+        if not bool(p.isfinite().all()):
+            raise NonFiniteLossError(f"{name} is no longer finite, though the loss ({loss:.4f}) is")
 
 
 @torch.no_grad()

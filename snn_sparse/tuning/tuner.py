@@ -1,9 +1,10 @@
 """The one to ask how a layer computes: what is known, is on disk, or is raced now."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -13,23 +14,53 @@ from snn_sparse.ops.convolution import Grouper, LayerConfiguration, LiveConfigur
 from snn_sparse.ops.spikes import NCHW, MemoryFormat
 from snn_sparse.specs import MAX_KERNEL, MAX_PADDING, MAX_STRIDE, ConvGeometry
 from snn_sparse.tuning import cpu, gpu
+from snn_sparse.tuning.rule import by_rule
 from snn_sparse.tuning.winner import Winner
 
 Tensor = torch.Tensor
 
 
-_race = True
+class Store(Protocol):
+    """Where winners are remembered, by the name of their race."""
+
+    def get(self, key: str, parse: Callable[[Any], Winner]) -> Winner | None:
+        """Return what ``parse`` makes of the value under ``key``; None without one."""
+
+    def put(self, key: str, value: Any) -> None:
+        """Remember a value that JSON can hold."""
+
+
+@dataclass(frozen=True)
+class _Choosing:
+    store: Store | None = None
+    by: Literal["race", "rule", "dense"] = "race"
+
+
+_now = _Choosing()
+
+
+@contextmanager
+def choosing(store: Store | None = None, timed: bool = True) -> Iterator[None]:
+    """Inside, winners are remembered in ``store`` (the machine's cache if left out), or chosen without timing."""
+    with _chosen(_Choosing(store, "race" if timed else "rule")):
+        yield
 
 
 @contextmanager
 def without_races() -> Iterator[None]:
     """Inside, nothing is timed: what is not known yet is computed densely."""
-    global _race
-    before, _race = _race, False
+    with _chosen(replace(_now, by="dense")):
+        yield
+
+
+@contextmanager
+def _chosen(choice: _Choosing) -> Iterator[None]:
+    global _now
+    before, _now = _now, choice
     try:
         yield
     finally:
-        _race = before
+        _now = before
 
 
 class LayerTuner:
@@ -55,17 +86,10 @@ class LayerTuner:
 
     def on_cpu(self, g: ConvGeometry, dtype: torch.dtype) -> tuple[MemoryFormat, LayerConfiguration]:
         """Memory format of input and output, and the configuration, for C++ operators."""
-        if (g, dtype) not in self.winners and not _race:
+        if (g, dtype) not in self.winners and _now.by == "dense":
             return NCHW, LayerConfiguration.dense(self.keep)
         if (g, dtype) not in self.winners:
-            keep = None if self.keep is None or not _walkable(g) else self.keep.cpu()
-            cache, key = Cache(), cpu.key(g, dtype, None if keep is None else self.density)
-            found = cache.get(key, Winner.parse)
-            if found is None or (found.live is not None and keep is None):
-                with torch.inference_mode(False), torch.enable_grad():
-                    found = cpu.choose(g, dtype, keep)
-                cache.put(key, found.as_dict())
-            self.winners[(g, dtype)] = found
+            self.winners[(g, dtype)] = self._find_on_cpu(g, dtype)
         winner = self.winners[(g, dtype)]
         if winner.live is None or self.keep is None:
             return winner.memory_format, LayerConfiguration.dense(self.keep)
@@ -73,6 +97,19 @@ class LayerTuner:
         if place not in self._live:
             self._live[place] = live_configuration(self.keep.cpu(), g.stride, g.padding, winner.live)
         return winner.memory_format, self._live[place]
+
+    def _find_on_cpu(self, g: ConvGeometry, dtype: torch.dtype) -> Winner:
+        keep = None if self.keep is None or not _walkable(g) else self.keep.cpu()
+        density = None if keep is None else self.density
+        if _now.by == "rule":
+            return by_rule(g, density)
+        store, key = _now.store or Cache(), cpu.key(g, dtype, density)
+        found = store.get(key, Winner.parse)
+        if found is None or (found.live is not None and keep is None):
+            with torch.inference_mode(False), torch.enable_grad():
+                found = cpu.choose(g, dtype, keep)
+            store.put(key, found.as_dict())
+        return found
 
     def on_gpu(
         self, g: ConvGeometry, dtype: torch.dtype, weight: torch.dtype, device: torch.device
@@ -83,7 +120,7 @@ class LayerTuner:
         captured or compiled nothing can be raced: what is not known yet is left to torch then.
         """
         dense = LayerConfiguration.dense(None if self.keep is None else self.keep.to(device))
-        if not _race or torch.compiler.is_compiling() or choose("convolution", device, dtype).name != "triton":
+        if _now.by != "race" or torch.compiler.is_compiling() or choose("convolution", device, dtype).name != "triton":
             return dense
         place = (replace(g, steps=1, images=1), dtype, weight, device)
         if place not in self._tiled:
@@ -91,11 +128,11 @@ class LayerTuner:
                 return dense
             with torch.inference_mode(False), torch.no_grad():
                 grouper = Grouper(self.keep, g.weight_shape)
-                cache, key = Cache(), gpu.key(g, dtype, weight, self.keep, device)
-                found = cache.get(key, Winner.parse)
+                store, key = _now.store or Cache(), gpu.key(g, dtype, weight, self.keep, device)
+                found = store.get(key, Winner.parse)
                 if found is None or len(found.seconds) == 1:
                     found = gpu.choose(g, grouper, dtype, weight, device)
-                    cache.put(key, found.as_dict())
+                    store.put(key, found.as_dict())
                 self._tiled[place] = tiled(found.directions, grouper, device)
                 self.winners[(g, dtype)] = found
         return self._tiled[place]

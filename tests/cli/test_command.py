@@ -32,7 +32,10 @@ def lines(capsys):
 def test_search_leaves_everything_behind(finished, capsys):
     names = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
     assert names == {
+        ".config.json",
+        ".lock",
         "config.json",
+        "plans.jsonl",
         "metrics.jsonl",
         "memory.pt",
         "report.json",
@@ -227,9 +230,9 @@ def test_help(command, capsys):
 def test_interrupt_says_how_to_go_on(tmp_path):
     script = (
         "import snn_sparse.training.loop as loop, sys\n"
-        "import snn_sparse.tickets.search as search\n"
+        "import snn_sparse.tickets.level as level\n"
         "def interrupted(*a): raise KeyboardInterrupt\n"
-        "search.train_epoch = interrupted\n"
+        "level.train_epoch = interrupted\n"
         "from snn_sparse.cli import main\n"
         f"sys.exit(main({[*SEARCH, '--out', str(tmp_path / 'run')]!r}))\n"
     )

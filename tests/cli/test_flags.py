@@ -9,6 +9,7 @@ import torch
 from snn_sparse import training
 from snn_sparse.cli import common, main
 from snn_sparse.tickets import Ticket, retrain
+from snn_sparse.tickets.settings import Settings
 
 RUN = Path(__file__).parents[1] / "golden" / "run_snip"
 TICKET = str(RUN / "level_01" / "ticket.safetensors")
@@ -181,7 +182,7 @@ def train(monkeypatch, loaded, tmp_path):
 
 def test_train_as_the_search_did(train):
     search, data = train("--device", "cpu")
-    assert search.settings.as_dict() == {**SEARCHED, "method": "train", "device": "cpu"}
+    assert search.settings.as_dict() == {**Settings().as_dict(), **SEARCHED, "method": "train", "device": "cpu"}
     assert data == {"dataset": "digits", "data_dir": "dataset/", "download": False, "image_size": 32}
     assert search.progress.print_freq == 50
     assert search.progress.levels == 2
@@ -200,7 +201,8 @@ CHANGES = [
 @pytest.mark.parametrize(("name", "text", "value"), CHANGES, ids=[c[0] for c in CHANGES])
 def test_train_flag(name, text, value, train):
     search, _ = train("--device", "cpu", f"--{name}", text)
-    assert search.settings.as_dict() == {**SEARCHED, "method": "train", "device": "cpu", name: value}
+    expected = {**Settings().as_dict(), **SEARCHED, "method": "train", "device": "cpu", name: value}
+    assert search.settings.as_dict() == expected
 
 
 def test_train_where_data_lie(train):

@@ -77,15 +77,17 @@ def same(a, b):
 
 
 def make(data, root, progress=None, **changes):
+    if "like" in changes:
+        changes["like"] = str(changes["like"])
     settings = Settings(**{**TINY, **changes})
     files = RunFiles(root)
     files.start(settings)
     return Watched(settings, data, files, progress or Recorder())
 
 
-def run(data, root, like=None, progress=None, **changes):
+def run(data, root, progress=None, **changes):
     search = make(data, root, progress, **changes)
-    run_search(search, like)
+    run_search(search)
     return search
 
 

@@ -10,7 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from searching import make, run, same, tickets, under
 
 from snn_sparse.tickets.early_bird import early_bird
-from snn_sparse.tickets.search import Level, Search, snapshot
+from snn_sparse.tickets.level import Hooks, Level
+from snn_sparse.tickets.search import Search, snapshot
 from snn_sparse.tickets.settings import SPARSITIES
 
 
@@ -33,7 +34,7 @@ def test_a_mask_that_never_settles_is_taken_as_last_drawn(unsettled, tiny, tmp_p
         drawn.append(ss.magnitude_mask(model, SPARSITIES[6]))
         return False
 
-    search.train(model, ss.Mask.dense(model), 0, 3, 0.2, before_epoch=draw)
+    search.train(model, ss.Mask.dense(model), 0, 3, 0.2, Hooks(draw))
     assert len(drawn) == 3
     assert tickets(unsettled)[1].mask.equal(drawn[-1])
     assert tickets(unsettled)[1].meta["early_bird_epoch"] == 2
@@ -62,11 +63,11 @@ def test_stops_when_five_masks_agree(tiny, tmp_path):
 class Scripted(Search):
     """Level 0 does not train: before each epoch it sets weights whose mask lies at a given distance from the first."""
 
-    def train(self, model, mask, level, epochs, rate=None, before_epoch=None, after_epoch=None):
+    def train(self, model, mask, level, epochs, rate=None, hooks=None):
         done = 0
         while level == 0 and done < epochs:
             self.set_weights(model, self.distances[done])
-            if before_epoch(done):
+            if hooks.before_epoch(done):
                 break
             done += 1
         return Level(done, 50.0, 1.0)

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from searching import KillAfter, Killed, make, run, same, tickets, under
 
 from snn_sparse.tickets.imp import iterative_magnitude_pruning
+from snn_sparse.tickets.level import Hooks
 from snn_sparse.tickets.search import snapshot
 
 
@@ -35,7 +36,9 @@ def dense(tiny, tmp_path_factory):
     search = make(tiny, tmp_path_factory.mktemp("dense") / "run", method="imp")
     model = search.new_model()
     kept = {0: snapshot(model)}
-    search.train(model, ss.Mask.dense(model), 0, 3, after_epoch=lambda n: kept.setdefault(n, snapshot(model)))
+    search.train(
+        model, ss.Mask.dense(model), 0, 3, hooks=Hooks(after_epoch=lambda n: kept.setdefault(n, snapshot(model)))
+    )
     return kept
 
 

@@ -15,8 +15,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from searching import TINY, make, run, tickets
 
+from snn_sparse.tickets.level import DivergedError, Hooks
 from snn_sparse.tickets.run_files import RunExistsError, RunFiles
-from snn_sparse.tickets.search import DivergedError
 from snn_sparse.tickets.settings import SPARSITIES, Settings
 from snn_sparse.training import load_checkpoint
 from snn_sparse.training.data import Dataset, ImageSet
@@ -59,7 +59,13 @@ def test_a_directory_that_is_no_run_or_is_damaged(tiny, tmp_path):
     with pytest.raises(ValueError, match="is no run directory"):
         files.config()
     make(tiny, tmp_path / "run")
+    whole = files.config()
     (tmp_path / "run" / "config.json").write_text("{")
+    assert files.config() == whole  # its copy serves, and is put in its place
+    assert "config.json is damaged" in files.notes[0]
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == whole
+    for name in ("config.json", ".config.json"):
+        (tmp_path / "run" / name).write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is damaged"):
         files.config()
 
@@ -111,7 +117,7 @@ def broken(data: Dataset) -> Dataset:
 def test_divergence_names_level_and_epoch_and_keeps_the_last_good_checkpoint(
     tiny, tmp_path, monkeypatch, how, expected
 ):
-    monkeypatch.setattr("snn_sparse.tickets.search.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("snn_sparse.tickets.level.CHECKPOINT_SHARE", 1e9)
     search = make(tiny, tmp_path / "run")
     model = search.new_model()
     from snn_sparse import Mask
@@ -124,7 +130,7 @@ def test_divergence_names_level_and_epoch_and_keeps_the_last_good_checkpoint(
         return False
 
     with pytest.raises(DivergedError, match=expected + r" at level 0, epoch 3; last good checkpoint: .*level_00"):
-        search.train(model, Mask.dense(model), 0, 4, before_epoch=spoil)
+        search.train(model, Mask.dense(model), 0, 4, hooks=Hooks(spoil))
     saved = load_checkpoint(search.files.checkpoint(0))
     assert saved["result"]["epochs"] == 2
     assert all(v.isfinite().all() for v in saved["model"].values())

@@ -10,6 +10,7 @@ import torch
 import snn_sparse as ss
 from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.training import load_checkpoint, save_checkpoint, write_atomic, write_json
+from snn_sparse.training.files import DamagedFileError, remove_temporaries
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -32,19 +33,11 @@ def ticket(number):
     return ss.Ticket(model.config, ss.Mask.dense(model), state, state, {"number": number})
 
 
-def add_metrics(folder, number):
-    files = RunFiles(folder)
-    for line in range(2000 if number == 2 else 1):
-        files.metrics().append({"level": 0, "epoch": line})
-    files.append_metrics({"level": 0, "epoch": 9, "number": number})
-
-
 WRITERS = {
     "bytes": ("file", lambda folder, number: write_atomic(folder / "file", b"%d" % number * 10_000)),
     "json": ("file", lambda folder, number: write_json(folder / "file", [number] * 10_000)),
     "checkpoint": ("file", lambda folder, number: save_checkpoint(folder / "file", {"x": torch.ones(9999) * number})),
     "ticket": ("file", lambda folder, number: ticket(number).save(folder / "file")),
-    "metrics": ("metrics.jsonl", add_metrics),
     "memory": ("memory.pt", lambda folder, number: RunFiles(folder).save_memory({"x": torch.ones(9999) * number})),
     "level": ("level_03/ticket.safetensors", lambda folder, number: RunFiles(folder).finish_level(3, ticket(number))),
     "state": (
@@ -77,7 +70,9 @@ def test_a_reader_never_sees_half_a_file(tmp_path, kind):
         assert begun + reader.read() == old
     assert (tmp_path / name).read_bytes() != old
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o644
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / name]
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} - {RunFiles(tmp_path).earlier_checkpoint(3)} == {
+        tmp_path / name
+    }
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -110,5 +105,50 @@ def test_checkpoints_load_without_running_code(tmp_path):
             return os.system, ("exit 1",)
 
     torch.save({"x": Evil()}, tmp_path / "evil")
-    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+    with pytest.raises(DamagedFileError, match="evil is damaged: UnpicklingError"):
         load_checkpoint(tmp_path / "evil")
+
+
+def test_damage_to_a_checkpoint_shows(tmp_path):
+    """One bit anywhere, a piece cut off, or another checkpoint's end: an error, or exactly what was written."""
+    whole, path = {"x": torch.randn(50), "n": 3}, tmp_path / "a"
+    save_checkpoint(path, whole)
+    content = path.read_bytes()
+    places = torch.randint(0, 8 * len(content), (150,)).tolist()
+    damaged = [content[: n // 8] for n in places[:50]] + [b"", content + b"x", content[: len(content) - 74]]
+    for n in places:
+        flipped = bytearray(content)
+        flipped[n // 8] ^= 1 << n % 8
+        damaged.append(bytes(flipped))
+    refused = 0
+    for bad in damaged:
+        path.write_bytes(bad)
+        try:
+            found = load_checkpoint(path)
+        except DamagedFileError:
+            refused += 1
+            continue
+        assert found.keys() == whole.keys()
+        assert torch.equal(found["x"], whole["x"])
+    assert refused > 150
+
+
+def test_torch_reads_our_checkpoints(tmp_path):
+    save_checkpoint(tmp_path / "a", {"x": torch.arange(3)})
+    assert torch.load(tmp_path / "a", weights_only=True)["x"].tolist() == [0, 1, 2]
+
+
+def test_the_checkpoint_before_is_kept(tmp_path):
+    for number in range(3):
+        save_checkpoint(tmp_path / "a", {"n": number}, keep=tmp_path / "b")
+    assert (load_checkpoint(tmp_path / "a")["n"], load_checkpoint(tmp_path / "b")["n"]) == (2, 1)
+
+
+def test_what_killed_writes_leave_is_removed(tmp_path):
+    ours = [".config.json.abcd_123.tmp", ".memory.pt.zyxw9876"]  # the second by an earlier version
+    others = [".config.json", ".lock", "config.json", ".gitignore", "notes.tmp"]
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("")
+    remove_temporaries(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == set(others)
+    remove_temporaries(tmp_path / "none")
