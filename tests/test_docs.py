@@ -44,6 +44,6 @@ def test_make_targets_exist():
 
 
 def test_links_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/fusing.md"):
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/fusing.md", "docs/tickets.md"):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
             assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"

@@ -159,17 +159,28 @@ def check_network(config: Mapping[str, Any], mask: Mask, states: Mapping[str, St
     mask.check(model)
     expected = model.state_dict()
     for group, state in states.items():
-        for name in sorted(state.keys() ^ expected.keys()):
-            raise ValueError(f"{group} weight {short(name)} is in only one of file and network")
+        check_state(group, state, expected)
         for name, value in state.items():
-            like = expected[name]
-            if value.shape != like.shape or value.is_floating_point() != like.is_floating_point():
-                raise ValueError(
-                    f"{group} weight {short(name)} is {value.dtype} {tuple(value.shape)}, must be {like.dtype} "
-                    f"{tuple(like.shape)} in {config['arch']} with {config.get('num_classes')} classes"
-                )
-            if value.dtype != like.dtype:
-                _check_values(group, name, value.to(like.dtype))
+            if value.dtype != expected[name].dtype:
+                _check_values(group, name, value.to(expected[name].dtype))
+
+
+def check_state(group: str, state: Mapping[str, torch.Tensor], network: Mapping[str, torch.Tensor]) -> None:
+    """Check names and shapes of weights against the ``state_dict`` of a network.
+
+    Raises:
+        ValueError: a weight is in only one of the two, or of another shape or kind of number; names it and ``group``.
+    """
+    for name in [n for n in (*network, *state) if (n in state) != (n in network)]:
+        where = "only in the network" if name in network else "not in the network"
+        raise ValueError(f"{group} weights do not fit the network: {short(name)} is {where}")
+    for name, value in state.items():
+        like = network[name]
+        if value.shape != like.shape or value.is_floating_point() != like.is_floating_point():
+            raise ValueError(
+                f"{group} weights do not fit the network: {short(name)} is {value.dtype} {tuple(value.shape)}, "
+                f"{like.dtype} {tuple(like.shape)} there"
+            )
 
 
 class _OnlyShapes(TorchFunctionMode):

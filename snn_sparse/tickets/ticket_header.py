@@ -7,14 +7,15 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from snn_sparse.models import ARCHITECTURES, build_model
 from snn_sparse.nn import NEURONS
 from snn_sparse.specs import BatchNormStatistics
 
 FORMATS = ("snn_sparse.ticket/1", "snn_sparse.ticket/2")  # read; the last one is written
-GROUPS = ("trained", "rewind")
+Weights = Literal["trained", "rewind"]
+GROUPS: tuple[Weights, ...] = get_args(Weights)
 TensorKinds = Mapping[str, tuple[str, tuple[int, ...]]]  # name in the file -> dtype as safetensors names it, shape
 
 _shortener = reprlib.Repr()
