@@ -67,7 +67,7 @@ def load_tickets(paths: Sequence[str], archs: Sequence[str]) -> list[TicketMask]
             ticket = ss.Ticket.load(path)
         except FileNotFoundError as error:
             raise ValueError(str(error)) from error
-        one = TicketMask(path, str(ticket.config["arch"]), ticket.mask)
+        one = TicketMask(path, str(ticket.config.get("arch")), ticket.mask)
         if one.arch not in archs:
             raise ValueError(f"--ticket {path} is for {one.arch}, which is not among --arch {' '.join(archs)}")
         if any((one.arch, one.provider) == (other.arch, other.provider) for other in found):

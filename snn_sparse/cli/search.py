@@ -84,13 +84,12 @@ def train_command(args: argparse.Namespace) -> None:
     """Run ``snn-sparse train``: train a ticket again, as its search did but for the flags that are given."""
     from dataclasses import replace
 
-    from snn_sparse.tickets.retrain import retrain
-    from snn_sparse.tickets.settings import Settings
+    from snn_sparse.tickets.retrain import check_trainable, retrain, settings_of
 
     ticket = common.load_ticket(args.ticket)
 
     def prepare() -> tuple[Any, Path]:
-        old = Settings(**ticket.meta["settings"])
+        old = settings_of(ticket)
         chosen = {
             k: getattr(args, k)
             for k in ("learning_rate", "timestep", "precision", "dataset", "backend")
@@ -103,6 +102,7 @@ def train_command(args: argparse.Namespace) -> None:
         level = Path(args.ticket).resolve().parent
         out = Path(args.out or f"runs/train-{level.parent.name}-{level.name}")
         data = common.load_data(args, settings.dataset)
+        check_trainable(ticket, settings, data)
         return start_search(settings, data, out, args.print_freq, int(ticket.meta["level"]) + 1), out
 
     search, out = common.checked(prepare)

@@ -21,10 +21,17 @@ def evaluate_command(args: argparse.Namespace) -> None:
     from snn_sparse.training.step import PRECISIONS
 
     ticket = common.load_ticket(args.ticket)
+    settings = ticket.meta.get("settings", {})
+    precision = args.precision or settings.get("precision", "fp32")
+    dataset = args.dataset or settings.get("dataset") or ticket.meta.get("dataset")
 
     def prepare() -> tuple[Any, Any]:
         device = common.pick_device(args.device)
-        data = common.load_data(args, args.dataset or ticket.meta["settings"]["dataset"]).to(device)
+        if dataset is None:
+            raise ValueError("the ticket does not say what data it is for: name them by --dataset")
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r} in the ticket: choose one by --precision")
+        data = common.load_data(args, dataset).to(device)
         model = ticket.build(device=device)
         if args.backend == "fused":
             model = fuse(model)
@@ -34,7 +41,6 @@ def evaluate_command(args: argparse.Namespace) -> None:
         return model, data
 
     model, data = common.checked(prepare)
-    precision = args.precision or ticket.meta["settings"].get("precision", "fp32")
     accuracy = evaluate(model, data.test, dtype=PRECISIONS[precision])
     print(
         f"{ticket.config['arch']} on {data.name}, {ticket.mask.sparsity:.2f} % pruned, "
