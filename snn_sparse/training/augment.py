@@ -47,7 +47,9 @@ class Draws:
         return replace(self, values=self.values.to(device))
 
     def apply(self, images: Tensor) -> Tensor:
-        """Flip, crop and cut out N images ``[N, C, H, W]``."""
+        """Flip, crop and cut out N images ``[N, C, H, W]``, or sequences ``[N, T, C, H, W]``, all T frames alike."""
+        if images.dim() == 5:
+            return self.apply(images.flatten(1, 2)).unflatten(1, images.shape[1:3])
         how = self.augmentation
         flipped, crop_rows, crop_columns, cut_rows, cut_columns = self.values
         if how.flip:
@@ -83,9 +85,9 @@ class Augmentation:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Augment ``[N, C, H, W]``; random numbers come from ``generator``, which lives on the CPU."""
-        n, _, height, width = images.shape
-        return self.draw((n,), height, width, generator).to(images.device).apply(images)
+        """Augment ``[N, C, H, W]`` or ``[N, T, C, H, W]``; random numbers come from ``generator``, on the CPU."""
+        height, width = images.shape[-2:]
+        return self.draw((len(images),), height, width, generator).to(images.device).apply(images)
 
     def draw(self, sizes: Sequence[int], height: int, width: int, generator: torch.Generator) -> Draws:
         """Draw the random numbers of some batches in turn, on the CPU, so that every device augments alike.

@@ -1,4 +1,4 @@
-"""The data sets by name: scikit-learn's digits, torchvision's, and any folder of images."""
+"""The data sets by name: scikit-learn's digits, torchvision's, event streams, and any folder of images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 
 from snn_sparse.training.augment import Augmentation
 from snn_sparse.training.data import Dataset, ImageSet
+from snn_sparse.training.events_sets import EVENT_SOURCES, load_events
 
 Pixels = tuple[torch.Tensor, torch.Tensor]  # uint8 [M, C, H, W] and int64 [M]
 
@@ -91,28 +92,53 @@ SOURCES: dict[str, Source] = {
 }
 
 
+IMAGE_FOLDER_SIZE = 32  # side in pixels, if nobody says another
+DATASETS = (*SOURCES, *EVENT_SOURCES, "imagefolder")
+
+
 def load_dataset(
-    name: str, data_dir: str | Path = "dataset", *, download: bool = False, image_size: int = 32
+    name: str,
+    data_dir: str | Path = "dataset",
+    *,
+    download: bool = False,
+    image_size: int | None = None,
+    timesteps: int | None = None,
+    split_by: str = "number",
 ) -> Dataset:
-    """Read a data set into memory, decoded and resized once.
+    """Read a data set into memory, decoded and resized once; events are counted in frames once, and kept on disk.
 
     Args:
-        name: one of :data:`SOURCES`, or ``imagefolder`` for a folder ``data_dir`` with ``train/CLASS/*`` and
-            ``test/CLASS/*`` (or ``val/CLASS/*``).
-        data_dir: where the files lie; ``digits`` needs none.
-        download: whether torchvision may fetch missing files.
-        image_size: side in pixels that the images of a folder are resized and centre-cropped to.
+        name: one of :data:`DATASETS`: :data:`SOURCES` are images,
+            :data:`~snn_sparse.training.events_sets.EVENT_SOURCES` event streams, and ``imagefolder`` is a folder
+            ``data_dir`` with ``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/CLASS/*``).
+        data_dir: where the files lie; ``digits`` and ``events`` need none.
+        download: whether torchvision, or the library that reads the recordings, may fetch missing files.
+        image_size: side in pixels that the images of a folder are resized and centre-cropped to (32 if left out), and
+            that of frames (as :func:`~snn_sparse.training.events_sets.load_events` says). Other sets have their own.
+        timesteps: T, the frames that each event stream is counted in. Images have none: a network repeats them.
+        split_by: how an event stream is cut into T: ``number`` of events, or ``time``.
 
     Raises:
-        ValueError: unknown name, or a folder without images. FileNotFoundError: missing directory or files.
+        ValueError: unknown name, a number out of range, event streams without ``timesteps``, or a folder without
+            images. FileNotFoundError: missing directory or files. ImportError: no library that reads recordings.
     """
     root = Path(data_dir)
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
+    if name in EVENT_SOURCES:
+        if timesteps is None:
+            raise ValueError(f"timesteps must be given for {name}: into how many frames its events are counted")
+        return load_events(name, root, timesteps, image_size=image_size, split_by=split_by, download=download)
     if name == "imagefolder":
         from snn_sparse.training.image_folder import load_image_folder
 
-        return load_image_folder(root, image_size)
+        return load_image_folder(root, IMAGE_FOLDER_SIZE if image_size is None else image_size)
     if name not in SOURCES:
-        raise ValueError(f"unknown dataset {name!r}: choose from {', '.join([*SOURCES, 'imagefolder'])}")
+        raise ValueError(f"unknown dataset {name!r}: choose from {', '.join(DATASETS)}")
+    return _load_images(name, root, download)
+
+
+def _load_images(name: str, root: Path, download: bool) -> Dataset:
     source = SOURCES[name]
     if source.needs_files and not root.is_dir() and not download:
         raise FileNotFoundError(

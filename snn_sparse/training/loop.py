@@ -95,19 +95,19 @@ def evaluate(model: nn.Module, data: ImageSet, batch_size: int = 256, dtype: tor
     """Accuracy in percent, in eval mode; the mode is put back afterwards.
 
     Args:
-        model: evaluated.
+        model: evaluated; of sequences it is shown its first ``timesteps`` frames, where it has such an attribute.
         data: images and labels.
         batch_size: images at once.
         dtype: float32, or bfloat16: under ``torch.autocast``.
 
     Raises:
-        ValueError: another ``dtype``, or ``batch_size`` below 1.
+        ValueError: another ``dtype``, ``batch_size`` below 1, or sequences shorter than the model's ``timesteps``.
     """
     check_precision(dtype)
     was_training = model.training
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.images.device)
-    for x, y in data.batches(batch_size):
+    for x, y in data.batches(batch_size, timesteps=getattr(model, "timesteps", None)):
         with autocast(x.device, dtype):
             logits = model(x)
         correct += (predict(upcast(logits)) == y).sum()

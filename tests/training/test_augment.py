@@ -83,3 +83,10 @@ def test_wrong_arguments():
     for wrong, error in ((torch.zeros(5, 3), TypeError), (torch.zeros(4, 3).int(), ValueError)):
         with pytest.raises(error, match=r"^values must"):
             Draws(wrong, Augmentation())
+
+
+def test_all_frames_of_a_sequence_change_alike():
+    augment, x = Augmentation(crop_padding=2, flip=True, cutout=3), images(20, 6)
+    expected = augment(x, torch.Generator().manual_seed(6))
+    found = augment(x.unflatten(1, (3, 2)), torch.Generator().manual_seed(6))
+    assert torch.equal(found, expected.unflatten(1, (3, 2)))

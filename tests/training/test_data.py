@@ -184,6 +184,7 @@ def test_form_of_the_images(dtype, memory_format, augmentation):
     ("images", "labels", "mean", "named"),
     [
         (torch.zeros(3, 1, 2, 2), torch.zeros(3).long(), (0.0,), "images"),
+        (torch.zeros(3, 0, 1, 2, 2, dtype=torch.uint8), torch.zeros(3).long(), (0.0,), "images"),
         (torch.zeros(3, 2, 2, dtype=torch.uint8), torch.zeros(3).long(), (0.0,), "images"),
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(2).long(), (0.0,), "labels"),
         (torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3), (0.0,), "labels"),
@@ -193,3 +194,70 @@ def test_form_of_the_images(dtype, memory_format, augmentation):
 def test_wrong_arguments(images, labels, mean, named):
     with pytest.raises(ValueError, match=named):
         ImageSet(images, labels, mean, mean)
+
+
+def sequences(n=13, timesteps=4):
+    frames = torch.randint(0, 256, (n, timesteps, 2, 6, 5), dtype=torch.uint8)
+    return ImageSet(frames, torch.arange(n), mean=(0.0, 0.0), std=(3 / 255, 0.5 / 255))
+
+
+def test_sequences_come_time_first_as_counts_over_their_scale():
+    data = sequences()
+    assert data.timesteps == 4
+    expected = data.images.transpose(0, 1) / torch.tensor([3, 0.5])[:, None, None]
+    torch.testing.assert_close(data.normalise(data.images), expected)
+    torch.testing.assert_close(torch.cat([x for x, _ in data.batches(5)], 1), expected)
+    assert image_set().timesteps is None
+
+
+@pytest.mark.parametrize("timesteps", [1, 3, 4, None])
+def test_all_frames_of_a_sequence_change_as_one_image_of_the_same_numbers_would(timesteps):
+    """Each frame on its own, as an image of the same set: the same order, the same windows, flips and squares."""
+    data, seed = sequences(), random.randrange(1000)
+    found = drawn(data, 5, torch.Generator().manual_seed(seed), timesteps=timesteps, start=1, shard=(1, 2))
+    for t in range(timesteps or 4):
+        still = ImageSet(data.images[:, t], data.labels, data.mean, data.std)
+        frames = drawn(still, 5, torch.Generator().manual_seed(seed), start=1, shard=(1, 2))
+        for (x, y), (frame, labels) in zip(found, frames, strict=True):
+            assert x.shape[0] == (timesteps or 4)
+            assert torch.equal(x[t], frame)
+            assert torch.equal(y, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_format_of_a_sequence_is_that_of_its_frames(dtype):
+    data = sequences()
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        for (x, _), (plain, _) in zip(
+            data.batches(5, dtype=dtype, memory_format=memory_format), data.batches(5), strict=True
+        ):
+            assert torch.equal(x, plain.to(dtype))
+            assert x.flatten(0, 1).is_contiguous(memory_format=memory_format)
+
+
+def test_images_have_no_frames_to_leave_out():
+    data = image_set()
+    for (x, _), (plain, _) in zip(data.batches(9, timesteps=3), data.batches(9), strict=True):
+        assert torch.equal(x, plain)
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, 5])
+def test_wrong_timesteps(timesteps):
+    with pytest.raises(ValueError, match=r"^timesteps must be between 1 and the data's 4"):
+        next(sequences().batches(5, timesteps=timesteps))
+
+
+def test_a_data_set_of_sequences():
+    data = Dataset("mine", sequences(6), sequences(3), 6)
+    assert (data.timesteps, data.in_channels) == (4, 2)
+    assert Dataset("mine", image_set(6), image_set(3), 6).timesteps is None
+    for train, test in ((sequences(6), sequences(3, 5)), (sequences(6), image_set(3))):
+        with pytest.raises(ValueError, match=r"^train and test must have the same T"):
+            Dataset("mine", train, test, 6)
+
+
+def test_labels_are_classes():
+    low = ImageSet(image_set(3).images, torch.tensor([0, -1, 1]), (0.0, 0.0), (1.0, 1.0))
+    for train, test, split in ((image_set(5), image_set(3), "train"), (image_set(3), low, "test")):
+        with pytest.raises(ValueError, match=rf"^labels of {split} must lie between 0 and num_classes - 1 = 3"):
+            Dataset("mine", train, test, 4)
