@@ -19,7 +19,7 @@ def checked(action: Callable[[], Any]) -> Any:
     """Run an action that looks at the input; its complaints become one line and exit status 2."""
     try:
         return action()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise InputError(one_line(error)) from error
 
 
@@ -42,11 +42,11 @@ def pick_device(name: str | None) -> str:
     return name
 
 
-def load_data(args: argparse.Namespace, dataset: str) -> Any:
-    """Read a data set as the flags of :func:`snn_sparse.cli.flags.add_data_flags` say."""
+def load_data(args: argparse.Namespace, dataset: str, timesteps: int) -> Any:
+    """Read a data set as the flags of :func:`snn_sparse.cli.flags.add_data_flags` say; events in T frames."""
     from snn_sparse.training import load_dataset
 
-    return load_dataset(dataset, args.data_dir, download=args.download, image_size=args.image_size)
+    return load_dataset(dataset, args.data_dir, download=args.download, image_size=args.image_size, timesteps=timesteps)
 
 
 def load_ticket(path: str) -> Any:

@@ -14,7 +14,9 @@ METHOD_HELP = (
     ("transfer", "IMP masks found on the same network with ReLU, trained as an SNN"),
 )
 ARCHITECTURES = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg_small", "resnet19")
-DATASETS = ("digits", "mnist", "fmnist", "svhn", "cifar10", "cifar100", "imagefolder")
+IMAGES = ("digits", "mnist", "fmnist", "svhn", "cifar10", "cifar100", "imagefolder")
+EVENTS = ("events", "nmnist", "cifar10dvs", "dvs128gesture")
+DATASETS = (*IMAGES, *EVENTS)
 
 
 def flag(parser: Any, name: str, **options: Any) -> None:
@@ -30,8 +32,9 @@ def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) 
     note = f"default {default}" if default else "default: the ticket's"
     group.add_argument("--dataset", default=default, choices=DATASETS, metavar="NAME", help=f"{listed} ({note})")
     flag(group, "data_dir", default="dataset/", metavar="DIR", help="where data sets lie (default dataset/)")
-    group.add_argument("--download", action="store_true", help="let torchvision fetch missing files into --data_dir")
-    flag(group, "image_size", type=int, default=32, help="side in pixels for imagefolder (default 32)")
+    group.add_argument("--download", action="store_true", help="let missing files be fetched into --data_dir")
+    sides = "side in pixels: imagefolder (default 32), nmnist (34), cifar10dvs (48), dvs128gesture (64), events (16)"
+    flag(group, "image_size", type=int, help=sides)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     group.add_argument(
         "--backend", default="fused", choices=("fused", "plain"), help="layers: fused (default) or the plain reference"

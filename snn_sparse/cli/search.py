@@ -58,13 +58,14 @@ def run_search_command(args: argparse.Namespace) -> None:
     from snn_sparse.tickets.settings import METHODS, Settings
 
     def prepare() -> tuple[Any, Path]:
-        args.arch = args.arch or ("vgg_small" if args.dataset == "digits" else "vgg16")
+        args.arch = args.arch or ("vgg_small" if args.dataset in ("digits", "events") else "vgg16")
         args.device = common.pick_device(args.device)
         settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
         if args.like is not None and not Path(args.like).exists():
             raise FileNotFoundError(f"like {args.like} does not exist")
         out = Path(args.out or default_out(args.exp_name, settings))
-        return start_search(settings, common.load_data(args, settings.dataset), out, args.print_freq), out
+        data = common.load_data(args, settings.dataset, settings.timestep)
+        return start_search(settings, data, out, args.print_freq), out
 
     search, out = common.checked(prepare)
     s = search.settings
@@ -101,7 +102,7 @@ def train_command(args: argparse.Namespace) -> None:
         )
         level = Path(args.ticket).resolve().parent
         out = Path(args.out or f"runs/train-{level.parent.name}-{level.name}")
-        data = common.load_data(args, settings.dataset)
+        data = common.load_data(args, settings.dataset, settings.timestep)
         check_trainable(ticket, settings, data)
         return start_search(settings, data, out, args.print_freq, int(ticket.meta["level"]) + 1), out
 

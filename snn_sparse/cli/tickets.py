@@ -31,13 +31,15 @@ def evaluate_command(args: argparse.Namespace) -> None:
             raise ValueError("the ticket does not say what data it is for: name them by --dataset")
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r} in the ticket: choose one by --precision")
-        data = common.load_data(args, dataset).to(device)
+        timesteps = (ticket.meta.get("settings") or {}).get("timestep", ticket.config.get("timesteps"))
+        data = common.load_data(args, dataset, timesteps).to(device)
         model = ticket.build(device=device)
         if args.backend == "fused":
             model = fuse(model)
         if args.timestep is not None:
             model.timesteps = args.timestep
-        model.eval()(data.test.normalise(data.test.images[:1]))
+        image, _ = next(data.test.batches(1, timesteps=model.timesteps))
+        model.eval()(image)
         return model, data
 
     model, data = common.checked(prepare)

@@ -210,11 +210,11 @@ def test_published_flags_names_and_defaults():
 def test_help_lists_agree_with_the_package():
     from snn_sparse import models
     from snn_sparse.tickets.settings import METHODS
-    from snn_sparse.training import SOURCES
+    from snn_sparse.training import DATASETS as KNOWN
 
     assert dict(METHOD_HELP) == METHODS
     assert set(ARCHITECTURES) == set(models.ARCHITECTURES)
-    assert set(DATASETS) == {*SOURCES, "imagefolder"}
+    assert set(DATASETS) == set(KNOWN)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ def loaded(monkeypatch, tiny):
     """Calls of ``load_dataset``; whatever is asked for, a few digits come back under that name."""
     calls = []
 
-    def load_dataset(name, data_dir, *, download, image_size):
-        calls.append({"dataset": name, "data_dir": data_dir, "download": download, "image_size": image_size})
+    def load_dataset(name, data_dir, *, download, image_size, timesteps):
+        given = {"dataset": name, "data_dir": data_dir, "download": download, "image_size": image_size}
+        calls.append(given | {"timesteps": timesteps})
         return training.Dataset(name, tiny.train, tiny.test, tiny.num_classes, tiny.augmentation)
 
     monkeypatch.setattr(training, "load_dataset", load_dataset)
@@ -58,8 +59,9 @@ def test_evaluate_as_the_ticket_says(evaluate):
         "digits",
         "dataset/",
         False,
-        32,
+        None,
     )
+    assert found["timesteps"] == SEARCHED["timestep"]
     assert found["model"].timesteps == 3
     assert found["dtype"] == torch.float32
     assert any(name.startswith("Fused") for name in modules(found["model"]))
@@ -183,7 +185,8 @@ def train(monkeypatch, loaded, tmp_path):
 def test_train_as_the_search_did(train):
     search, data = train("--device", "cpu")
     assert search.settings.as_dict() == {**Settings().as_dict(), **SEARCHED, "method": "train", "device": "cpu"}
-    assert data == {"dataset": "digits", "data_dir": "dataset/", "download": False, "image_size": 32}
+    given = {"dataset": "digits", "data_dir": "dataset/", "download": False, "image_size": None}
+    assert data == given | {"timesteps": SEARCHED["timestep"]}
     assert search.progress.print_freq == 50
     assert search.progress.levels == 2
 
@@ -200,14 +203,16 @@ CHANGES = [
 
 @pytest.mark.parametrize(("name", "text", "value"), CHANGES, ids=[c[0] for c in CHANGES])
 def test_train_flag(name, text, value, train):
-    search, _ = train("--device", "cpu", f"--{name}", text)
+    search, data = train("--device", "cpu", f"--{name}", text)
+    assert data["timesteps"] == search.settings.timestep
     expected = {**Settings().as_dict(), **SEARCHED, "method": "train", "device": "cpu", name: value}
     assert search.settings.as_dict() == expected
 
 
 def test_train_where_data_lie(train):
     _, data = train("--dataset", "svhn", "--data_dir", "elsewhere", "--download", "--image_size", "48")
-    assert data == {"dataset": "svhn", "data_dir": "elsewhere", "download": True, "image_size": 48}
+    given = {"dataset": "svhn", "data_dir": "elsewhere", "download": True, "image_size": 48}
+    assert data == given | {"timesteps": SEARCHED["timestep"]}
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda:1", None])
