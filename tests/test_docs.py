@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 FUSING = (ROOT / "docs" / "fusing.md").read_text()
+DATA = (ROOT / "docs" / "data.md").read_text()
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
@@ -23,6 +24,10 @@ def test_the_page_about_fusing_runs(code):
     exec(compile(code, "docs/fusing.md", "exec"), {})
 
 
+def test_the_page_about_data_runs():
+    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", DATA, re.DOTALL)), "docs/data.md", "exec"), {})
+
+
 def test_the_swap_is_one_line_in_a_short_block():
     lines = PYTHON[0].strip().splitlines()
     assert len(lines) <= 32
@@ -30,7 +35,7 @@ def test_the_swap_is_one_line_in_a_short_block():
 
 
 def test_commands_parse():
-    commands = re.findall(r"^snn-sparse (.*)$", README, re.MULTILINE)
+    commands = re.findall(r"^snn-sparse (.*)$", README + DATA, re.MULTILINE)
     assert len(commands) >= 8
     for command in commands:
         build_parser().parse_args(command.split())
@@ -44,6 +49,8 @@ def test_make_targets_exist():
 
 
 def test_links_lead_somewhere():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/fusing.md", "docs/tickets.md"):
+    pages = sorted(p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+    assert {"README.md", "docs/fusing.md"} <= set(pages)
+    for page in pages:
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / page).read_text()):
             assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"

@@ -68,7 +68,7 @@ def load_events(
 ) -> Dataset:
     """Read an event data set as frames ``[M, T, 2, S, S]`` of counts; its batches are sequences.
 
-    Counts are divided by their root mean square in the training frames, one number a channel, so that no event stays 0.
+    Counts are divided by their root mean square in the training frames, one number a channel: where there are none, 0.
     Training sequences are shifted by up to an eighth of their side, and mirrored where that leaves the class as it is.
 
     Args:
