@@ -1,6 +1,7 @@
 """Event streams at the command line: searched, trained and evaluated like images."""
 
 import json
+import sys
 
 import pytest
 
@@ -55,4 +56,14 @@ def test_complaints_are_one_line(arguments, message, tmp_path, capsys):
     assert main(given) == 2
     error = capsys.readouterr().err
     assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_library_is_one_line(tmp_path, monkeypatch, capsys):
+    for name in ("spikingjelly", "tonic"):
+        monkeypatch.setitem(sys.modules, name, None)
+    given = ["--dataset", "cifar10dvs", "--data_dir", str(tmp_path), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main(["search", *given]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("snn-sparse: error: CIFAR10-DVS is read through SpikingJelly or tonic: pip install ")
     assert error.count("\n") == 1

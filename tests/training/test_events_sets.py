@@ -2,8 +2,10 @@
 
 import hashlib
 import sys
+import time
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import event_files
 import numpy as np
@@ -15,6 +17,7 @@ from spikingjelly.datasets.n_mnist import NMNIST
 
 from snn_sparse.training import Augmentation, load_dataset
 from snn_sparse.training.events import integrate_events
+from snn_sparse.training.events_cache import kept_frames
 from snn_sparse.training.events_sets import EVENT_SOURCES
 
 
@@ -147,6 +150,21 @@ def test_damaged_frames_are_made_anew(tmp_path, damage):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the file is whole again
         load_dataset("nmnist", tmp_path, timesteps=3)
+
+
+def test_two_at_once_make_frames_once(tmp_path):
+    shape, made = (2, 2, 3, 3), []
+
+    def make():
+        made.append(1)
+        time.sleep(0.2)
+        counts = {f"{split}_frames": torch.randint(0, 256, (5, *shape)).byte() for split in ("train", "test")}
+        return counts | {f"{split}_labels": torch.randint(0, 4, (5,)) for split in ("train", "test")}
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: kept_frames(tmp_path / "f.safetensors", {"a": 1}, shape, make), range(2)))
+    assert made == [1]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 @pytest.mark.parametrize(
