@@ -73,13 +73,13 @@ def snip(search: Search) -> None:
 def transferred_tickets(search: Search) -> None:
     """IMP on the same network with ReLU, one step; its masks then take the place of magnitude pruning on the SNN.
 
-    The conventional search lives in the sub-directory ``relu/``.
+    The conventional network sees a sequence frame by frame. Its search lives in the sub-directory ``relu/``.
 
     Args:
         search: settings, data and directory.
     """
     relu = Search(
-        replace(search.settings, method="imp", neuron="relu", timestep=1),
+        replace(search.settings, method="imp", neuron="relu", timestep=search.data.timesteps or 1),
         search.data,
         RunFiles(search.files.root / "relu"),
         search.progress,

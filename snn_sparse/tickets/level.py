@@ -129,6 +129,7 @@ class LevelTraining:
             generator=search.generator(level, done),
             memory_format=torch.channels_last,
             start=self.sums.batches,
+            timesteps=self.model.timesteps,  # of a sequence its first frames
         )
         try:
             return train_epoch(self.model, batches, self.optimizer, self.step, self.sums, self._after_step)

@@ -65,6 +65,10 @@ class Search:
     stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
+        if self.data.timesteps not in (None, self.settings.timestep):
+            raise ValueError(
+                f"timestep must be {self.data.timesteps}, as many as the data has frames, got {self.settings.timestep}"
+            )
         memory = self.files.load_memory(self.settings.device)
         self.memory_lost = memory is None
         self.memory: dict[str, Any] = memory or {}
