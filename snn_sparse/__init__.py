@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         snip_mask,
     )
     from snn_sparse.training import TrainStep, live_optimizer
+    from snn_sparse.training.profile import NetworkProfile, profile_network
 
 _NAMES = {
     "snn_sparse.fusion": ("explain", "fuse", "unfuse"),
@@ -51,12 +52,14 @@ _NAMES = {
         "snip_mask",
     ),
     "snn_sparse.training": ("TrainStep", "live_optimizer"),
+    "snn_sparse.training.profile": ("NetworkProfile", "profile_network"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("models", "nn", "ops", "tickets", "training")
 
 __all__ = [
     "Mask",
+    "NetworkProfile",
     "NeuronSpec",
     "Ticket",
     "TicketError",
@@ -75,6 +78,7 @@ __all__ = [
     "nn",
     "ops",
     "predict",
+    "profile_network",
     "prune_magnitude",
     "pull_ticket",
     "push_ticket",

@@ -141,6 +141,9 @@ def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of ``snn-sparse evaluate``."""
     parser.add_argument("--ticket", required=True, metavar="FILE", help="a ticket.safetensors file")
     flag(parser, "timestep", type=int, help="timesteps T (default: the ticket's)")
+    parser.add_argument(
+        "--profile", action="store_true", help="also firing rates, operations, energy and bytes, a layer a line"
+    )
     add_precision_flag(parser)
     add_data_flags(parser)
 

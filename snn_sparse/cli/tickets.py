@@ -1,10 +1,14 @@
 """Command ``snn-sparse evaluate``: test accuracy of a ticket."""
 
 import argparse
+import sys
 from typing import Any
 
 from snn_sparse.cli import common
 from snn_sparse.cli.flags import add_evaluate_flags
+
+PROFILE_IMAGES = 1000  # at most so many of the test set are profiled, by the network as it was written
+PROFILE_BATCH = 250
 
 
 def add_commands(commands: Any) -> None:
@@ -43,8 +47,27 @@ def evaluate_command(args: argparse.Namespace) -> None:
         return model, data
 
     model, data = common.checked(prepare)
+    searched = (ticket.meta.get("settings") or {}).get("dataset")
+    if searched not in (None, dataset):
+        print(f"snn-sparse: warning: evaluated on {dataset}, but the ticket is of {searched}", file=sys.stderr)
     accuracy = evaluate(model, data.test, dtype=PRECISIONS[precision])
     print(
         f"{ticket.config['arch']} on {data.name}, {ticket.mask.sparsity:.2f} % pruned, "
         f"T = {model.timesteps}: test accuracy {accuracy:.2f} %"
     )
+    if args.profile:
+        print_profile(ticket, model, data.test)
+
+
+def print_profile(ticket: Any, model: Any, images: Any) -> None:
+    """Print what a ticket costs, measured on the first test images: a table of layers, and the sums."""
+    from snn_sparse.console import print_table
+    from snn_sparse.training.profile import profile_network
+    from snn_sparse.training.profile_rows import PROFILE_HEADER, profile_notes, profile_section
+
+    batches = (images.normalise(part) for part in images.images[:PROFILE_IMAGES].split(PROFILE_BATCH))
+    profile = profile_network(model, batches, ticket.mask).as_dict()
+    print()
+    print_table(PROFILE_HEADER, profile_section(profile))
+    print()
+    print("\n".join(profile_notes(profile)))
