@@ -10,8 +10,7 @@ from snn_sparse.cli import build_parser
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-FUSING = (ROOT / "docs" / "fusing.md").read_text()
-DATA = (ROOT / "docs" / "data.md").read_text()
+PAGES = [p for p in sorted((ROOT / "docs").glob("*.md")) if "```python" in p.read_text()]
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
@@ -19,13 +18,11 @@ def test_python_runs(code):
     exec(compile(code, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", FUSING, re.DOTALL))
-def test_the_page_about_fusing_runs(code):
-    exec(compile(code, "docs/fusing.md", "exec"), {})
-
-
-def test_the_page_about_data_runs():
-    exec(compile("\n".join(re.findall(r"```python\n(.*?)```", DATA, re.DOTALL)), "docs/data.md", "exec"), {})
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))  # its blocks go on from each other
+    exec(compile(code, str(page), "exec"), {})
 
 
 def test_the_swap_is_one_line_in_a_short_block():
@@ -35,7 +32,9 @@ def test_the_swap_is_one_line_in_a_short_block():
 
 
 def test_commands_parse():
-    commands = re.findall(r"^snn-sparse (.*)$", README + DATA, re.MULTILINE)
+    commands = re.findall(
+        r"^snn-sparse (.*)$", "\n".join(map(Path.read_text, [ROOT / "README.md", *PAGES])), re.MULTILINE
+    )
     assert len(commands) >= 8
     for command in commands:
         build_parser().parse_args(command.split())

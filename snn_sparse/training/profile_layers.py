@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from snn_sparse.nn.masked import Masked
+from snn_sparse.nn import masked
 
 CONNECTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _BASES: tuple[tuple[Any, int], ...] = ((nn.Conv1d, 1), (nn.Conv2d, 2), (nn.Conv3d, 3), (nn.Linear, 0))
@@ -41,7 +41,7 @@ class Operations:
 
 def weight_of(layer: Any) -> torch.Tensor:
     """The weight that a layer computes with: under its own mask, if it has one."""
-    return (layer.masked_weight() if isinstance(layer, Masked) else layer.weight).detach()
+    return (layer.masked_weight() if isinstance(layer, masked.Masked) else layer.weight).detach()
 
 
 class Counter:
@@ -59,6 +59,7 @@ class Counter:
         self.layer = layer
         self.base, self.dims = next((base, dims) for base, dims in _BASES if isinstance(layer, base))
         self.groups = layer.groups if self.dims else 1
+        self.channels = layer.in_channels if self.dims else layer.in_features
         weight = weight_of(layer)
         self.weights, self.live = weight.numel(), int(weight.count_nonzero())
         self._fan_out = self._summed((weight != 0).cpu())
@@ -68,6 +69,10 @@ class Counter:
     def _summed(self, keep: torch.Tensor) -> torch.Tensor:
         """Add up the filters of each group: ``[groups, Cin / groups, ...]``."""
         return keep.unflatten(0, (self.groups, -1)).sum(1).double()
+
+    def takes(self, x: torch.Tensor) -> bool:
+        """Whether an input has the layer's dimensions and channels; if not, the layer itself complains best."""
+        return x.dim() > self.dims and x.shape[-1 - self.dims] == self.channels
 
     def rows(self, x: torch.Tensor) -> int:
         """Number of maps (of a linear layer: vectors) in an input: a sample at a timestep each."""

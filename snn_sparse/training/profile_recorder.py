@@ -45,6 +45,8 @@ class LayerRecord:
 
     def called(self, x: torch.Tensor, before_neurons: bool) -> None:
         """Count one call with input ``x``."""
+        if not self.counter.takes(x):
+            return
         self._counts = self._counts + self.counter.count(x)
         self._calls, self._rows, self._first = self._calls + 1, self._rows + self.counter.rows(x), before_neurons
 
