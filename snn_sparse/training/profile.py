@@ -170,7 +170,8 @@ def profile_network(
         x_or_batches: one input, or an iterable of inputs or of tuples that start with one, such as (images, labels).
         mask: bool tensors by parameter name, such as :class:`snn_sparse.Mask`; pruned weights count as zero.
         neurons: names of other modules whose outputs are spikes.
-        batch_axis: dimension of the input that counts samples; None: as the neuron that fires first tells.
+        batch_axis: dimension of the input that counts samples; None: as the neuron tells that fires first, or a first
+            layer that is called step by step; else the first.
 
     Raises:
         ValueError: no layer to count or none called, no sample, a name or shape that does not fit; named.

@@ -23,6 +23,7 @@ class LayerRecord:
         every_step: the same with a layer that ran once on a constant input run at each of the T steps.
         constant: whether it did so.
         neuron: name of the neuron layer that fired next.
+        calls: in this pass.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -34,7 +35,7 @@ class LayerRecord:
 
     def start(self) -> None:
         """Begin a pass."""
-        self._calls, self._rows, self._first, self._counts = 0, 0, False, Operations()
+        self.calls, self._rows, self._first, self._counts = 0, 0, False, Operations()
 
     @property
     def counter(self) -> Counter:
@@ -48,11 +49,11 @@ class LayerRecord:
         if not self.counter.takes(x):
             return
         self._counts = self._counts + self.counter.count(x)
-        self._calls, self._rows, self._first = self._calls + 1, self._rows + self.counter.rows(x), before_neurons
+        self.calls, self._rows, self._first = self.calls + 1, self._rows + self.counter.rows(x), before_neurons
 
     def end(self, samples: int, timesteps: int) -> None:
         """End a pass of so many samples and timesteps."""
-        once = self._calls == 1 and self._first and self._rows == samples and timesteps > 1
+        once = self.calls == 1 and self._first and self._rows == samples and timesteps > 1
         self.constant = self.constant or once
         self.total = self.total + self._counts
         self.every_step = self.every_step + self._counts * (timesteps if once else 1)
@@ -110,6 +111,7 @@ class Recorder:
     def _start(self) -> None:
         self.steps = self.samples = 0  # of the neuron that fires first
         self._first: str | None = None
+        self._entry: tuple[LayerRecord, int] | None = None  # the layer that is called first, and samples there
         self._waiting: list[LayerRecord] = []
         for record in self.layers.values():
             record.start()
@@ -131,7 +133,9 @@ class Recorder:
 
     def _layer_hook(self, name: str, record: LayerRecord) -> Any:
         def called(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            record.called(args[0] if args else kwargs["input"], self._first is None)
+            x = args[0] if args else kwargs["input"]
+            self._entry = self._entry or (record, x.shape[0])
+            record.called(x, self._first is None)
             self.order[name] = None
             self._waiting.append(record)
 
@@ -159,8 +163,9 @@ class Recorder:
         Args:
             model: the network, hooked.
             x: its input.
-            samples: how many; None: as the neuron says that fires first, or the first dimension of ``x``.
-            timesteps: T; None: as that neuron says.
+            samples: how many; None: as the neuron says that fires first, then the layer called first if it is called
+                step by step, then the first dimension of ``x``.
+            timesteps: T; None: likewise.
 
         Returns:
             samples and timesteps.
@@ -169,12 +174,19 @@ class Recorder:
         with _restored(model), torch.random.fork_rng(devices=[]):
             _reset(model)
             model(x)
-        known = self._first is not None and is_neuron(self.neurons[self._first].module)
-        samples = samples or (self.samples if known else x.shape[0])
-        timesteps = timesteps or max(self.steps, 1)
+        n, steps = self._found(x)
+        samples, timesteps = samples or n, timesteps or steps
         for record in self.layers.values():
-            record.end(samples, timesteps)
+            record.end(samples, timesteps if self._first is not None else 1)
         return samples, timesteps
+
+    def _found(self, x: torch.Tensor) -> tuple[int, int]:
+        """Samples and timesteps as the pass showed them."""
+        if self._first is not None and is_neuron(self.neurons[self._first].module):
+            return self.samples, self.steps
+        if self._entry is not None and self._entry[0].calls > 1:
+            return self._entry[1], self._entry[0].calls
+        return x.shape[0], max(self.steps, 1)
 
 
 def _reset(model: nn.Module) -> None:

@@ -192,6 +192,26 @@ def test_neurons_that_are_named():
     assert ss.profile_network(model, x.expand(3, 8, 5), neurons=["fire"], batch_axis=1).samples == 8
 
 
+class HomemadeLoop(nn.Module):
+    """Sequences ``[T, N, F]`` step by step through neurons that nobody knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.fire, self.out = nn.Linear(5, 4), Homemade(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(sum(self.fire(self.fc(step))[0] for step in x))
+
+
+@pytest.mark.parametrize("neurons", [[], ["fire"]])
+def test_samples_of_a_loop_over_unknown_neurons(neurons):
+    found = ss.profile_network(HomemadeLoop(), torch.randn(6, 3, 5), neurons=neurons)
+    assert (found.samples, found.timesteps) == (3, 6)
+    assert found.layers[0].operations.dense == 6 * 20
+    assert found.every_step == found.operations
+    assert not any(la.constant for la in found.layers)
+
+
 def test_tables(model):
     found = ss.profile_network(model, torch.randn(2, 2, 8, 8)).as_dict()
     assert json.loads(json.dumps(found)) == found
