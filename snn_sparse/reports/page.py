@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from snn_sparse.reports.compare import HEADER, Report, duration, table_rows
 from snn_sparse.reports.plots import PLOTS, draw
 from snn_sparse.training.files import write_atomic
+from snn_sparse.training.profile_rows import PROFILE_HEADER, profile_notes, profile_section
 
 LEVEL_HEADER = ("level", "sparsity", "accuracy", "T", "epochs", "time", "dead filters", "dead channels")
 LAYER_HEADER = ("layer", "live weights", "dead filters", "dead channels")
@@ -55,6 +56,9 @@ def render(reports: list[Report], plots: dict[str, bytes]) -> str:
         level_rows=level_rows,
         layer_header=LAYER_HEADER,
         layer_rows=layer_rows,
+        profile_header=PROFILE_HEADER,
+        profile_rows=profile_section,
+        profile_notes=profile_notes,
     )
 
 

@@ -26,7 +26,10 @@ def summarise(run: str | Path) -> dict[str, Any]:
         assert ticket is not None
         early = ticket.meta["timesteps_early"] or early
         fields = ("level", "sparsity", "accuracy", "epochs", "seconds", "timesteps")
-        levels.append({**{k: ticket.meta[k] for k in fields}, "layers": layer_summary(ticket.mask)})
+        level = {**{k: ticket.meta[k] for k in fields}, "layers": layer_summary(ticket.mask)}
+        if "profile" in ticket.meta:  # tickets from before there were profiles have none
+            level["profile"] = ticket.meta["profile"]
+        levels.append(level)
     if not levels:
         raise ValueError(f"{run} has no finished level to report on")
     seconds = sum(level["seconds"] for level in levels)

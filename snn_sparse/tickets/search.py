@@ -24,10 +24,12 @@ from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.tickets.ticket import State, Ticket
 from snn_sparse.training import Dataset
+from snn_sparse.training.profile import profile_network
 from snn_sparse.training.stopping import Stop
 from snn_sparse.tuning import choosing
 
 EARLY_TIME_IMAGES = 1000
+PROFILE_IMAGES = 256
 
 
 def snapshot(model: torch.nn.Module) -> State:
@@ -187,6 +189,11 @@ class Search:
             self.files.forget_checkpoints(level)
         return ticket
 
+    def _profile(self, model: SpikingNetwork, mask: Mask) -> dict[str, Any]:
+        """What the network costs, measured on one batch of the test set."""
+        test = self.data.test
+        return profile_network(model, test.normalise(test.images[:PROFILE_IMAGES]), mask).as_dict()
+
     def finish(
         self, model: SpikingNetwork, mask: Mask, rewind: State, level: int, result: Level, **extra: Any
     ) -> Ticket:
@@ -206,6 +213,7 @@ class Search:
             "seed": s.effective_seed,
             "settings": s.as_dict(),
             "run": self.files.run,
+            "profile": self._profile(model, mask),
             **extra,
         }
         masked = {n: v.masked_fill(~mask[n].to(v.device), 0) if n in mask else v for n, v in rewind.items()}
