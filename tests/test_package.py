@@ -24,9 +24,11 @@ LAYERS = [
     "training",
     "tickets",
     "reports",
+    "sweep",
     "console",
     "demo",
     "cli",
+    "__main__",
 ]
 # The same inside ops: what serves all operators, how spikes are stored, the rooms of the operators.
 OPS = ["cache", "backend", "library", "triton_launch", "live", "loss", "spikes", "neuron", "convolution"]

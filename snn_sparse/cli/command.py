@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from snn_sparse.cli import common, explain, hub, machine, search, tickets
+from snn_sparse.cli import common, explain, hub, machine, search, sweep, tickets
 from snn_sparse.version import __version__
 
 
@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"snn-sparse {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (search, tickets, hub, explain, machine):
+    for group in (search, sweep, tickets, hub, explain, machine):
         group.add_commands(commands)
     _add_report_and_demo(commands)
     return parser
