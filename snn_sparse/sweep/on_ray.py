@@ -1,6 +1,7 @@
 """Searches of a sweep as Ray tasks, on this machine or a cluster whose machines share the sweep's directory."""
 
 import os
+import signal
 from typing import Any
 
 from snn_sparse.sweep.plan import PlannedSearch
@@ -16,6 +17,7 @@ def run_task(search: PlannedSearch, threads: int, cwd: str, needed: Outcome | No
     """Run a search inside a Ray worker; ``needed`` is the outcome of the search that it is like."""
     if needed is not None and needed.state != "done":
         return without(search, needed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray cancels by it; a sweep in the background ignores it
     return run_search_process(search, threads, lambda: None, cwd)
 
 
@@ -39,7 +41,7 @@ def run_on_ray(
     cpus, gpus = _connect(workers)
     try:
         with stop.listening():  # after ray.init, which has handlers of its own
-            task: Any = ray.remote(run_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)
+            task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(run_task)
             tasks: dict[str, Any] = {}
             for search in searches:
                 needed = tasks.get(search.after, found.get(search.after)) if search.after else None

@@ -117,7 +117,8 @@ def _start(command: list[str], threads: int | None, log: BinaryIO, cwd: str | No
     parent = os.getpid()
 
     def in_the_child() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's processes block SIGINT
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's processes block SIGINT, shells ignore it for jobs
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         if _LIBC is not None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:  # it died before the line above
