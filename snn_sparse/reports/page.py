@@ -5,7 +5,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from snn_sparse.reports.compare import HEADER, Report, duration, table_rows
+from snn_sparse.reports.compare import HEADER, duration, table_rows
+from snn_sparse.reports.groups import Report, by_label
 from snn_sparse.reports.plots import PLOTS, draw
 from snn_sparse.training.files import write_atomic
 from snn_sparse.training.profile_rows import PROFILE_HEADER, profile_notes, profile_section
@@ -48,7 +49,8 @@ def render(reports: list[Report], plots: dict[str, bytes]) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template("report.html.jinja").render(
-        reports=reports,
+        reports=[(label, report) for label, group in by_label(reports).items() for report in group],
+        unique=lambda key: ", ".join(dict.fromkeys(str(report[key]) for report in reports)),
         header=HEADER,
         rows=table_rows(reports),
         figures=[{"title": PLOTS[name][0], "png": base64.b64encode(png).decode()} for name, png in plots.items()],
@@ -62,25 +64,8 @@ def render(reports: list[Report], plots: dict[str, bytes]) -> str:
     )
 
 
-def check_alike(reports: list[Report]) -> None:
-    """Refuse runs that no table should average: those of other networks or data sets than the first run's.
-
-    Raises:
-        ValueError: two runs differ in network or data set.
-    """
-    for key, word in (("arch", "network"), ("dataset", "data set")):
-        found = list(dict.fromkeys(str(report[key]) for report in reports))
-        if len(found) > 1:
-            raise ValueError(f"a report compares runs of one {word}, these are of {', '.join(found)}")
-
-
 def write_report(reports: list[Report], out: str | Path) -> Path:
-    """Write ``report.html`` and the plots as PNG files into ``out``; returns the page's path.
-
-    Raises:
-        ValueError: two runs differ in network or data set.
-    """
-    check_alike(reports)
+    """Write ``report.html`` and the plots as PNG files into ``out``; returns the page's path."""
     out = Path(out)
     plots = {name: draw(name, reports) for name in PLOTS}
     for name, png in plots.items():

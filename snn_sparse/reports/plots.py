@@ -1,10 +1,13 @@
 """Plots of one or more runs, as PNG: accuracy against sparsity, density by layer, search time."""
 
 import io
+import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
-from snn_sparse.reports.compare import Report, by_method, mean_seconds, points
+from snn_sparse.reports.compare import mean_seconds, points, sparsest
+from snn_sparse.reports.groups import Report, by_label
 
 # Colour-blind safe (Okabe and Ito); each method keeps its colour in every plot.
 COLOURS = {
@@ -16,63 +19,105 @@ COLOURS = {
     "snip": "#CC79A7",
     "transfer": "#D55E00",
 }
+OTHER = "#333333"
+PALEST = 0.65  # share of white in the last of several labels of one method
+MARKERS = "os^Dv"
+MARKED = 40  # longer lines are drawn without markers
+TICKS = 12  # labels on an axis of sparsity
+LISTED = 10  # labels that fit beside each other: longer legends stand outside, in small print
 Plot = Callable[[Any, list[Report]], None]
 
 
+def looks(groups: dict[str, list[Report]]) -> dict[str, tuple[Any, str]]:
+    """Colour and marker of each label: the method's colour, paler and paler where a method has several labels."""
+    from matplotlib.colors import to_rgb
+
+    of_method: dict[str, list[str]] = {}
+    for label, group in groups.items():
+        of_method.setdefault(group[0]["method"], []).append(label)
+    found: dict[str, tuple[Any, str]] = {}
+    for method, labels in of_method.items():
+        for i, label in enumerate(labels):
+            white = PALEST * i / max(1, len(labels) - 1)
+            colour = tuple(white + (1 - white) * part for part in to_rgb(COLOURS.get(method, OTHER)))
+            found[label] = (colour, MARKERS[i % len(MARKERS)])
+    return found
+
+
+def _legend(axes: Any, entries: int, **options: Any) -> None:
+    outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "fontsize": "xx-small"} if entries > LISTED else {}
+    axes.legend(frameon=False, **outside, **options)
+
+
 def accuracy_against_sparsity(axes: Any, reports: list[Report]) -> None:
-    """Mean over seeds as a line, the range as a band; x: weights left, logarithmic, sparser to the right."""
+    """Mean over seeds as a line, deviation as a band; x: weights left, logarithmic, sparser to the right."""
     left: set[float] = set()
-    for method, group in by_method(reports).items():
-        line = points(group)
+    groups = by_label(reports)
+    look = looks(groups)
+    for label, group in groups.items():
+        line = [p for p in points(group) if p.sparsity < 100]  # a logarithm shows no weights left nowhere
         x = [100 - p.sparsity for p in line]
-        left.update(round(v, 2) for v in x)
-        colour = COLOURS.get(method)
-        axes.plot(x, [p.accuracy for p in line], "o-", label=f"{method} ({len(group)})", color=colour, markersize=5)
-        low, high = [min(p.accuracies) for p in line], [max(p.accuracies) for p in line]
+        left.update(float(f"{v:.3g}") for v in x)
+        colour, marker = look[label]
+        seeds = len({report["seed"] for report in group})
+        style = {"marker": marker, "markersize": 5} if len(line) <= MARKED else {}
+        axes.plot(x, [p.accuracy for p in line], "-", label=f"{label} ({seeds})", color=colour, **style)
+        low, high = ([p.accuracy + sign * (p.deviation or 0) for p in line] for sign in (-1, 1))
         axes.fill_between(x, low, high, alpha=0.15, color=colour, linewidth=0)
     axes.set_xscale("log")
     axes.invert_xaxis()
     ticks = _spread(sorted(left))
-    axes.set_xticks(ticks, [f"{100 - v:.4g}" for v in ticks])
+    axes.set_xticks(ticks, [_pruned(v) for v in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("weights pruned (%)")
-    axes.set_ylabel("test accuracy (%)")
-    axes.legend(title="method (runs)", frameon=False)
+    axes.set_ylabel("test accuracy (%), mean ± standard deviation")
+    _legend(axes, len(groups), title="method (seeds)")
+
+
+def _pruned(left: float) -> str:
+    """Percent pruned where ``left`` percent are left, with the digits that tell it from 100."""
+    digits = max(2, 2 - math.ceil(math.log10(left)))
+    return f"{100 - left:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _spread(values: list[float]) -> list[float]:
-    """Values at least a factor 1.35 apart, so that their labels do not overlap on a logarithmic axis."""
+    """Values far enough apart for their labels on a logarithmic axis: a factor 1.35, more where they would be many."""
+    if not values:
+        return []
+    step = max(1.35, (values[-1] / values[0]) ** (1 / TICKS))
     kept: list[float] = []
     for value in values:
-        if not kept or value >= 1.35 * kept[-1]:
+        if not kept or value >= step * kept[-1]:
             kept.append(value)
     return kept
 
 
 def density_by_layer(axes: Any, reports: list[Report]) -> None:
-    """Live weights of each layer at the last level, mean over seeds."""
-    groups = by_method(reports)
+    """Live weights of each layer at the sparsest last level, mean over runs."""
+    groups = by_label(reports)
+    look = looks(groups)
     width = 0.8 / len(groups)
-    names: list[str] = []
-    for i, (method, group) in enumerate(groups.items()):
-        last = [report["levels"][-1]["layers"] for report in group]
-        names = max(names, [layer["name"] for layer in last[0]], key=len)
-        density = [sum(layers[k]["density"] for layers in last) / len(last) for k in range(len(last[0]))]
-        x = [k + (i - (len(groups) - 1) / 2) * width for k in range(len(density))]
-        axes.bar(x, density, width, label=method, color=COLOURS.get(method))
+    names: dict[str, int] = {}  # layer to place on the axis; other networks have other layers
+    for i, (label, group) in enumerate(groups.items()):
+        last = [report["levels"][-1]["layers"] for report in sparsest(group)]
+        place = [names.setdefault(layer["name"], len(names)) for layer in last[0]]
+        density = [statistics.fmean(layer["density"] for layer in one) for one in zip(*last, strict=True)]
+        x = [k + (i - (len(groups) - 1) / 2) * width for k in place]
+        axes.bar(x, density, width, label=label, color=look[label][0])
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yscale("log")
     axes.set_ylabel("live weights at the last level (%)")
-    axes.legend(frameon=False)
+    _legend(axes, len(groups))
 
 
 def search_time(axes: Any, reports: list[Report]) -> None:
-    """Seconds of search and of the last training, mean over seeds."""
-    groups = by_method(reports)
+    """Seconds of search and of the last training, mean over runs."""
+    groups = by_label(reports)
+    look = looks(groups)
     names = list(groups)
     search = [mean_seconds(group, "search_seconds") for group in groups.values()]
     total = [mean_seconds(group, "seconds") for group in groups.values()]
-    colours = [COLOURS.get(name, "#333333") for name in names]
+    colours = [look[name][0] for name in names]
     axes.barh(names, search, color=colours, label="search")
     rest = [t - s for t, s in zip(total, search, strict=True)]
     axes.barh(names, rest, left=search, color=colours, alpha=0.35, label="last training")
@@ -95,7 +140,9 @@ def draw(name: str, reports: list[Report]) -> bytes:
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
     title, plot = PLOTS[name]
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    rows = len(by_label(reports))
+    size = (7.2, 4.2) if rows <= LISTED else (10, min(max(4.2, 0.3 * rows), 40))  # room for the legend, a bar each
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     plot(axes, reports)
     axes.set_title(title)
