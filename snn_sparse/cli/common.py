@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+TERMINAL_ROWS = 40  # levels of a method that the terminal shows; the page has all
+
 
 class InputError(Exception):
     """Bad input, told in one line; the exit status is 2."""
@@ -63,5 +65,5 @@ def write_and_show(runs: Sequence[str | Path], out: str | Path) -> None:
 
     reports = [write_summary(run) for run in runs]
     page = write_report(reports, out)
-    print_table(HEADER, table_rows(reports))
+    print_table(HEADER, table_rows(reports, most=TERMINAL_ROWS))
     print(f"\nreport: {page}")

@@ -87,14 +87,27 @@ def mean_and_deviation(point: Point) -> str:
     return f"{point.accuracy:.2f}{spread} %"
 
 
-def table_rows(reports: list[Report]) -> list[tuple[str, ...]]:
-    """Rows under :data:`HEADER`: one for each label and sparsity; times are of the whole run, mean over runs."""
+def table_rows(reports: list[Report], most: int | None = None) -> list[tuple[str, ...]]:
+    """Rows under :data:`HEADER`: one for each label and sparsity; times are of the whole run, mean over runs.
+
+    Args:
+        reports: of the runs.
+        most: rows of a label, evenly chosen, its second row says of how many; all if left out.
+    """
     rows: list[tuple[str, ...]] = []
     for label, group in by_label(reports).items():
         early = map(str, sorted({r["timesteps_early"] or r["timesteps"] for r in group}))
         times = (duration(mean_seconds(group, "search_seconds")), duration(mean_seconds(group, "seconds")))
-        for i, p in enumerate(points(group)):
+        every = points(group)
+        shown = every if most is None or len(every) <= most else _evenly(every, most)
+        names = [label, "" if len(shown) == len(every) else f"{most} of {len(every)} levels"]
+        for i, p in enumerate(shown):
             rest = (",".join(early), *times) if i == 0 else ("", "", "")
-            first = (label if i == 0 else "", str(len(p.by_seed)), f"{p.sparsity:.2f} %", mean_and_deviation(p))
-            rows.append((*first, *rest))
+            name = names[i] if i < len(names) else ""
+            rows.append((name, str(len(p.by_seed)), f"{p.sparsity:.2f} %", mean_and_deviation(p), *rest))
     return rows
+
+
+def _evenly(values: list[Point], count: int) -> list[Point]:
+    """So many of the values, the first and the last among them."""
+    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]

@@ -23,7 +23,7 @@ OTHER = "#333333"
 PALEST = 0.65  # share of white in the last of several labels of one method
 MARKERS = "os^Dv"
 MARKED = 40  # longer lines are drawn without markers
-TICKS = 12  # labels on an axis of sparsity
+TICKS = 10  # labels on an axis of sparsity
 LISTED = 10  # labels that fit beside each other: longer legends stand outside, in small print
 Plot = Callable[[Any, list[Report]], None]
 

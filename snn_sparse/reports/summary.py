@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from snn_sparse.tickets.layer_summary import layer_summary
 from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.training.files import write_json
 
@@ -22,13 +21,12 @@ def summarise(run: str | Path) -> dict[str, Any]:
     levels: list[dict[str, Any]] = []
     early = None
     for number in files.levels():
-        ticket = files.load_ticket(number)
-        assert ticket is not None
-        early = ticket.meta["timesteps_early"] or early
+        header = files.header(number)
+        early = header.meta["timesteps_early"] or early
         fields = ("level", "sparsity", "accuracy", "epochs", "seconds", "timesteps")
-        level = {**{k: ticket.meta[k] for k in fields}, "layers": layer_summary(ticket.mask)}
-        if "profile" in ticket.meta:  # tickets from before there were profiles have none
-            level["profile"] = ticket.meta["profile"]
+        level = {**{k: header.meta[k] for k in fields}, "layers": header.layers}
+        if "profile" in header.meta:  # tickets from before there were profiles have none
+            level["profile"] = header.meta["profile"]
         levels.append(level)
     if not levels:
         raise ValueError(f"{run} has no finished level to report on")
