@@ -42,18 +42,24 @@ def add_commands(commands: Any) -> None:
     parser.set_defaults(run=sweep_command)
 
 
+def plan_of(file: str) -> Any:
+    """Read a sweep's file and check every search in it, as :func:`snn_sparse.sweep.read_plan` does."""
+    from snn_sparse.sweep import read_plan
+
+    parser = _Parser(add_help=False)
+    add_search_flags(parser)
+    defaults = vars(parser.parse_args([]))
+    switches = {name: value is False for name, value in defaults.items() if name not in NOT_FROM_THE_FILE}
+    return read_plan(file, switches, lambda arguments: _settings(parser.parse_args(arguments)))
+
+
 def sweep_command(args: argparse.Namespace) -> None:
     """Run ``snn-sparse sweep``; exit status 1 if a search failed, 128 + N if signal N stopped the sweep."""
     from snn_sparse.console import print_table
-    from snn_sparse.sweep import Workers, read_plan, run_sweep
+    from snn_sparse.sweep import Workers, run_sweep
 
     def prepare() -> tuple[Any, Any]:
-        parser = _Parser(add_help=False)
-        add_search_flags(parser)
-        defaults = vars(parser.parse_args([]))
-        switches = {name: value is False for name, value in defaults.items() if name not in NOT_FROM_THE_FILE}
-        plan = read_plan(args.file, switches, lambda arguments: _settings(parser.parse_args(arguments)))
-        return plan, Workers(args.workers, args.ray, args.cpus_per_search, args.gpus_per_search)
+        return plan_of(args.file), Workers(args.workers, args.ray, args.cpus_per_search, args.gpus_per_search)
 
     plan, workers = common.checked(prepare)
     note = f" ({plan.left_out} of the grid equal others and are left out)" if plan.left_out else ""
