@@ -1,6 +1,7 @@
 """A sweep's file: which searches it stands for, how their directories are called, and what is refused."""
 
 import random
+import re
 from itertools import product
 from pathlib import Path
 
@@ -197,3 +198,17 @@ def test_the_example_is_a_sweep(monkeypatch):
     assert names(found)[-2:] == ["random-seed1", "random-seed2"]
     assert len(found.searches) == 10
     assert found.left_out == 4
+
+
+def test_the_page_about_scaling_shows_a_sweep(plan):
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "scaling.md").read_text(), re.DOTALL)
+    found = plan(text)
+    assert {"imp-seed1", "imp-et-early_time_threshold0.4-seed1", "slow"} <= set(names(found))
+    assert (len(found.searches), found.left_out) == (12 + 2, 18 - 12)
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "--help"])
+    assert stop.value.code == 0
+    assert "--gpus-per-search" in capsys.readouterr().out

@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from snn_sparse.sweep import Plan, PlannedSearch, Workers, process, run, run_sweep, workers
-from snn_sparse.sweep.process import is_finished, run_search_process
+from snn_sparse.sweep import process, workers
+from snn_sparse.sweep.planned import Plan, PlannedSearch
+from snn_sparse.sweep.process import is_finished, lock_file, run_search_process
+from snn_sparse.sweep.run import run_sweep
+from snn_sparse.sweep.workers import Workers
+
+ROOT = Path(process.__file__).parents[2]
 
 
 @pytest.fixture
@@ -116,14 +121,13 @@ def test_two_processes_never_share_a_directory(planned, monkeypatch):
 def test_a_killed_sweep_leaves_no_search_running(planned):
     search = planned('echo $$ > "$run.pid"; while :; do sleep 0.05; done')
     code = (
-        "import sys; from snn_sparse.sweep import PlannedSearch\n"
+        "import sys; from snn_sparse.sweep.planned import PlannedSearch\n"
         "from snn_sparse.sweep.process import run_search_process\n"
         f"sys.executable = {sys.executable!r}\n"
         f"run_search_process({search!r}, None, lambda: None)\n"
     )
     python = Path(sys.prefix) / "bin" / "python"
-    root = Path(process.__file__).parents[2]
-    sweep = subprocess.Popen([python, "-c", code], env={**os.environ, "PYTHONPATH": str(root)})
+    sweep = subprocess.Popen([python, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
     pid_file = Path("out/one.pid")
     while not (pid_file.exists() and pid_file.read_text().strip()):
         assert sweep.poll() is None
@@ -181,8 +185,10 @@ def test_after_a_signal_nothing_more_starts(planned):
 
 def test_one_sweep_a_directory(planned):
     search = planned(FINISH)
-    with run.FileLock("out/sweep.lock"), pytest.raises(ValueError, match="out out: another sweep runs there"):
-        sweep(search)
+    with Path("out/sweep.lock").open("ab") as other:
+        assert lock_file(other, 0)
+        with pytest.raises(ValueError, match="out out: another sweep runs there"):
+            sweep(search)
     assert sweep(search)[0] == [("one", "done", "")]
 
 
@@ -194,3 +200,9 @@ def test_without_ray_one_after_the_other(planned, monkeypatch):
     assert sum("ray" in line for line in told) == 1
     with pytest.raises(ValueError, match="ray is not installed: pip install"):
         Workers(ray="local")
+
+
+def test_a_ray_worker_needs_no_torch():
+    python = Path(sys.prefix) / "bin" / "python"
+    code = "import sys, snn_sparse.sweep.on_ray; assert 'torch' not in sys.modules"
+    subprocess.run([python, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -43,8 +43,8 @@ def add_commands(commands: Any) -> None:
 
 
 def plan_of(file: str) -> Any:
-    """Read a sweep's file and check every search in it, as :func:`snn_sparse.sweep.read_plan` does."""
-    from snn_sparse.sweep import read_plan
+    """Read a sweep's file and check every search in it, as :func:`snn_sparse.sweep.plan.read_plan` does."""
+    from snn_sparse.sweep.plan import read_plan
 
     parser = _Parser(add_help=False)
     add_search_flags(parser)
@@ -56,7 +56,8 @@ def plan_of(file: str) -> Any:
 def sweep_command(args: argparse.Namespace) -> None:
     """Run ``snn-sparse sweep``; exit status 1 if a search failed, 128 + N if signal N stopped the sweep."""
     from snn_sparse.console import print_table
-    from snn_sparse.sweep import Workers, run_sweep
+    from snn_sparse.sweep.run import run_sweep
+    from snn_sparse.sweep.workers import Workers
 
     def prepare() -> tuple[Any, Any]:
         return plan_of(args.file), Workers(args.workers, args.ray, args.cpus_per_search, args.gpus_per_search)
@@ -70,7 +71,7 @@ def sweep_command(args: argparse.Namespace) -> None:
     done = {outcome.name for outcome in outcomes if outcome.state == "done"}
     if done and number is None:
         print()
-        common.write_and_show([search.run for search in plan.searches if search.name in done], plan.out)
+        common.checked(lambda: common.write_and_show([s.run for s in plan.searches if s.name in done], plan.out))
     if number is not None:
         print("snn-sparse: stopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(128 + number)

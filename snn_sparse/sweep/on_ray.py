@@ -4,7 +4,7 @@ import os
 import signal
 from typing import Any
 
-from snn_sparse.sweep.plan import PlannedSearch
+from snn_sparse.sweep.planned import PlannedSearch
 from snn_sparse.sweep.process import Outcome, Report, run_search_process, without
 from snn_sparse.sweep.workers import Stop, Workers, machine_cpus, share
 

@@ -3,11 +3,11 @@
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snn_sparse.reports.groups import matters
+from snn_sparse.sweep.planned import Plan, PlannedSearch
 from snn_sparse.sweep.yaml_file import Entry, Flags, read_entries
 from snn_sparse.tickets.settings import Settings
 
@@ -15,38 +15,6 @@ SettingsOf = Callable[[list[str]], Settings]
 FIRST = ("method", "arch", "dataset")  # of a directory's name
 WITHOUT_DENSE = ("random", "snip")  # their runs hold no dense level 0, which random masks start from
 OURS = (".log", ".done", ".html", ".png", ".lock")  # endings of the sweep's own files beside the runs
-
-
-@dataclass(frozen=True)
-class PlannedSearch:
-    """One search of a sweep.
-
-    Attributes:
-        name: of its directory.
-        run: its directory.
-        arguments: those of ``snn-sparse``: ``search``, its flags and ``--out``.
-        after: name of the search whose run it needs, or None.
-    """
-
-    name: str
-    run: str
-    arguments: tuple[str, ...]
-    after: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep, ready to run.
-
-    Attributes:
-        out: its directory.
-        searches: in the order of the file, but a search that needs another comes behind it.
-        left_out: combinations of the grid that differ from others only in settings that their method has no use for.
-    """
-
-    out: Path
-    searches: tuple[PlannedSearch, ...]
-    left_out: int
 
 
 def read_plan(path: str | Path, switches: Mapping[str, bool], settings_of: SettingsOf) -> Plan:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from snn_sparse.sweep.plan import PlannedSearch
+from snn_sparse.sweep.planned import PlannedSearch
 
 POLL = 0.1  # seconds between two looks at a search
 PATIENCE = 60.0  # seconds for an earlier process of the same search to finish its checkpoint
@@ -75,7 +75,7 @@ def run_search_process(search: PlannedSearch, threads: int | None, asked: Asked,
     """
     started = time.perf_counter()
     with _beside(search, ".log", cwd).open("ab") as log:
-        if not _lock(log):
+        if not lock_file(log, PATIENCE):
             return Outcome(search.name, "failed", "another process still runs this search")
         command = [sys.executable, "-m", "snn_sparse", *search.arguments]
         log.write(f"$ {shlex.join(command)}\n".encode())
@@ -99,17 +99,27 @@ def _beside(search: PlannedSearch, ending: str, cwd: str | None = None) -> Path:
     return Path(cwd or ".") / f"{search.run}{ending}"
 
 
-def _lock(log: BinaryIO) -> bool:
-    """Lock a log for as long as anybody has it open, the search included; false if somebody else keeps it locked."""
-    deadline = time.monotonic() + PATIENCE
+def lock_file(file: BinaryIO, patience: float) -> bool:
+    """Lock an open file for as long as anybody has it open, processes that inherit it included.
+
+    Args:
+        file: which one.
+        patience: seconds to wait for it.
+
+    Returns:
+        false if somebody else keeps it locked; true too on a file system that has no locks.
+    """
+    deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(POLL)
+        except OSError:
+            return True
 
 
 def _start(command: list[str], threads: int | None, log: BinaryIO, cwd: str | None) -> subprocess.Popen[bytes]:

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable
 
-from filelock import FileLock, Timeout
-
 from snn_sparse.sweep.on_ray import run_on_ray
-from snn_sparse.sweep.plan import Plan, PlannedSearch
-from snn_sparse.sweep.process import Outcome, Report, is_finished, run_search_process, without
+from snn_sparse.sweep.planned import Plan, PlannedSearch
+from snn_sparse.sweep.process import Outcome, Report, is_finished, lock_file, run_search_process, without
 from snn_sparse.sweep.workers import Stop, Workers
 
 Tell = Callable[[str], None]
@@ -27,11 +25,10 @@ def run_sweep(plan: Plan, workers: Workers, tell: Tell) -> tuple[list[Outcome], 
         ValueError: another sweep runs in the same directory, or Ray cannot give what a search needs.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(plan.out / "sweep.lock", timeout=0):
-            return _run(plan, workers, tell)
-    except Timeout:
-        raise ValueError(f"out {plan.out}: another sweep runs there") from None
+    with (plan.out / "sweep.lock").open("ab") as lock:
+        if not lock_file(lock, 0):
+            raise ValueError(f"out {plan.out}: another sweep runs there")
+        return _run(plan, workers, tell)
 
 
 def _run(plan: Plan, workers: Workers, tell: Tell) -> tuple[list[Outcome], int | None]:
