@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, get_args
 
 # Codes under which operators and kernels know them.
@@ -43,6 +44,18 @@ def check_alpha(alpha: float, name: str = "alpha") -> float:
     if not (isinstance(alpha, (int, float)) and math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"{name} must be a positive number, got {alpha!r}")
     return float(alpha)
+
+
+def _check_finite(name: str, value: Any) -> None:
+    check_kind(name, value, Real)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise a TypeError that names the argument unless ``value`` is a ``kind``."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {type(value).__name__}")
 
 
 def check_statistics(statistics: str) -> BatchNormStatistics:
@@ -92,18 +105,18 @@ class NeuronSpec:
 
     def __post_init__(self) -> None:
         for name, value, known in (("neuron", self.kind, NEURONS), ("surrogate", self.surrogate, SURROGATES)):
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(known)}")
         check_tau(self.tau)
         check_alpha(self.alpha)
-        if not math.isfinite(self.v_threshold):
-            raise ValueError(f"v_threshold must be finite, got {self.v_threshold!r}")
-        if self.v_reset is not None and not math.isfinite(self.v_reset):
-            raise ValueError(f"v_reset must be finite or None, got {self.v_reset!r}")
+        _check_finite("v_threshold", self.v_threshold)
+        if self.v_reset is not None:
+            _check_finite("v_reset", self.v_reset)
         if self.height is not None:
             check_alpha(self.height, "height")
-        if not math.isfinite(self.decay):
-            raise ValueError(f"decay must be finite, got {self.decay!r}")
+        _check_finite("decay", self.decay)
+        for name in ("decay_input", "detach_reset", "strict", "late_reset"):
+            check_kind(name, getattr(self, name), int)  # bools are
         if self.late_reset and not (self.kind == "leaky" and self.v_reset is None and self.detach_reset):
             raise ValueError("late_reset needs kind leaky, v_reset None and detach_reset True")
 

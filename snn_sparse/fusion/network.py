@@ -14,7 +14,7 @@ from snn_sparse.fusion.copies import copied
 from snn_sparse.fusion.tracing import meet_traced
 from snn_sparse.nn.masked import Masked
 from snn_sparse.nn.masked_layers import foreign_class, masked_class
-from snn_sparse.specs import NeuronSpec
+from snn_sparse.specs import NeuronSpec, check_kind
 
 
 class FusedNetwork(nn.Module):
@@ -107,6 +107,8 @@ def fuse(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if neurons is not None:
+        check_kind("neurons", neurons, Mapping)
     named = dict(neurons or {})
     for kind, spec in named.items():
         if not isinstance(kind, type) or not isinstance(spec, NeuronSpec):

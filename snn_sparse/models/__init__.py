@@ -1,5 +1,6 @@
 """The published networks from plain modules: the reference that everything faster is held against."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -9,7 +10,7 @@ from snn_sparse.models.resnet import ResNet19
 from snn_sparse.models.vgg import VGG, VGG_LAYERS
 from snn_sparse.nn import NEURONS, make_neuron
 from snn_sparse.ops import as_surrogate, surrogate_config
-from snn_sparse.specs import BatchNormStatistics, check_statistics
+from snn_sparse.specs import BatchNormStatistics, check_kind, check_statistics
 
 ARCHITECTURES: tuple[str, ...] = (*VGG_LAYERS, "resnet19")
 
@@ -42,8 +43,10 @@ def build_model(
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"unknown arch {arch!r}: choose from {', '.join(ARCHITECTURES)}")
-    if neuron not in NEURONS:
+    if not isinstance(neuron, str) or neuron not in NEURONS:
         raise ValueError(f"unknown neuron {neuron!r}: choose from {', '.join(NEURONS)}")
+    if neuron_options is not None:
+        check_kind("neuron_options", neuron_options, Mapping)
     options = dict(neuron_options or {})
     if "surrogate" in options:  # as a record that JSON can hold, since `config` goes into ticket files
         options["surrogate"] = surrogate_config(as_surrogate(options["surrogate"]))
