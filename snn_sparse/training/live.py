@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from snn_sparse.ops.live import gather_live, live_index, scatter_live
+from snn_sparse.specs import check_kind
 
 DENSE_ENOUGH = 0.5  # above this density gathering costs more than the dense update
 
@@ -60,10 +61,17 @@ def live_optimizer(
         **options: of ``kind``.
 
     Raises:
-        ValueError: a mask without a parameter, or of another shape.
+        ValueError: a mask without a parameter, or of another shape. TypeError: a mask that is no bool tensor, or an
+            argument of another kind.
     """
+    check_kind("model", model, nn.Module)
+    check_kind("keep", keep, Mapping)
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise TypeError(f"kind must be a class of torch.optim.Optimizer, got {kind!r}")
     parameters = dict(model.named_parameters())
     for name, mask in keep.items():
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+            raise TypeError(f"keep: {name!r} must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
         if name not in parameters or parameters[name].shape != mask.shape:
             raise ValueError(f"keep: {name!r} is no parameter of the model, or of another shape")
     masked, optimized = [], []

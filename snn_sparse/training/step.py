@@ -11,6 +11,7 @@ from torch import nn
 
 from snn_sparse.nn import masked
 from snn_sparse.ops import temporal_cross_entropy
+from snn_sparse.specs import check_kind
 from snn_sparse.training.cuda_graphs import CudaGraphs, Replayable, describe
 
 Tensor = torch.Tensor
@@ -88,6 +89,7 @@ class TrainStep:
 
     Raises:
         ValueError: another dtype, or ``graph=True`` where steps cannot be captured.
+        TypeError: ``model`` or ``optimizer`` is none.
     """
 
     def __init__(
@@ -98,6 +100,8 @@ class TrainStep:
         dtype: torch.dtype = torch.float32,
         graph: bool | None = None,
     ) -> None:
+        check_kind("model", model, nn.Module)
+        check_kind("optimizer", optimizer, torch.optim.Optimizer)
         self.model, self.optimizer, self.dtype = model, optimizer, check_precision(dtype)
         self._modules = list(model.modules())
         self._masked: list[Any] = [m for m in self._modules if isinstance(m, masked.Masked)]
@@ -119,14 +123,18 @@ class TrainStep:
 
         Args:
             x: images ``[N, C, H, W]`` or a sequence ``[T, N, C, H, W]``, float32 or the step's dtype.
-            y: classes ``[N]``, int64.
+            y: classes ``[N]`` from 0 to K - 1, int64.
 
         Returns:
             the loss, a scalar on the device, detached; the next step may overwrite it.
 
         Raises:
-            ValueError: ``graph=True``, and ``x`` is not on an NVIDIA GPU.
+            ValueError: ``graph=True``, and ``x`` is not on an NVIDIA GPU; labels that do not fit the logits, as
+                :func:`snn_sparse.temporal_cross_entropy` says: out of range it notices on a CPU only.
+            TypeError: ``x`` or ``y`` is no tensor, or ``y`` not int64. The step has changed no parameter then.
         """
+        check_kind("x", x, Tensor)
+        check_kind("y", y, Tensor)
         taken = CudaGraphs.take(x)
         if self._wanted and not taken:
             raise ValueError(f"graph=True needs x on an NVIDIA GPU, got {x.device}")
