@@ -1,10 +1,13 @@
 """Early-Time tickets: how few timesteps tell the same story as all T (Kim et al., ECCV 2022, section 4.2)."""
 
 import math
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from snn_sparse.specs import check_kind
 
 ROUNDING = 1e-12  # divergences below this are rounding: all steps agree
 
@@ -17,7 +20,7 @@ def early_timestep(logits: torch.Tensor, threshold: float = 0.6) -> tuple[int, d
     the direction that the published code computes; the paper prints the other.
 
     Args:
-        logits: ``[T, N, K]`` at full T, T >= 3.
+        logits: ``[T, N, K]`` at full T, floating point; T >= 3, N and K at least 1.
         threshold: of the normalised divergence, above 0.
 
     Returns:
@@ -25,12 +28,17 @@ def early_timestep(logits: torch.Tensor, threshold: float = 0.6) -> tuple[int, d
 
     Raises:
         ValueError: fewer than three timesteps, wrong shape, a threshold that is not positive, or logits not finite.
+        TypeError: logits of another dtype, or no tensor; a threshold that is no number.
     """
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 3:
-        raise ValueError("logits must be [T, N, K]")
+    check_kind("logits", logits, torch.Tensor)
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating point, got {logits.dtype}")
+    if logits.dim() != 3 or 0 in logits.shape[1:]:
+        raise ValueError(f"logits must be [T, N, K] with N, K >= 1, got {tuple(logits.shape)}")
     timesteps = logits.shape[0]
     if timesteps < 3:
         raise ValueError(f"logits must have T >= 3 timesteps to choose an early one from, got T = {timesteps}")
+    check_kind("threshold", threshold, Real)
     if not (math.isfinite(threshold) and threshold > 0):
         raise ValueError(f"threshold must be a positive number, got {threshold!r}")
     logits = logits.detach().double()

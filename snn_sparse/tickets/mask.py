@@ -10,11 +10,17 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from snn_sparse.specs import check_kind
 from snn_sparse.tickets import foreign_masks
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that pruning may touch: ``weight`` in the name, more than one dimension."""
+    """The parameters that pruning may touch: ``weight`` in the name, more than one dimension.
+
+    Raises:
+        TypeError: ``model`` is no module.
+    """
+    check_kind("model", model, nn.Module)
     return {name: p for name, p in model.named_parameters() if "weight" in name and p.dim() > 1}
 
 
@@ -27,11 +33,13 @@ class Mask(Mapping[str, torch.Tensor]):
         keep: the tensors, by parameter name.
 
     Raises:
-        TypeError: an entry is no bool tensor.
+        TypeError: an entry is no bool tensor, or its name no text.
     """
 
     def __init__(self, keep: Mapping[str, torch.Tensor]) -> None:
+        check_kind("keep", keep, Mapping)
         for name, tensor in keep.items():
+            check_kind("name of a mask", name, str)
             if not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.bool:
                 raise TypeError(f"mask {name!r} must be a bool tensor")
         self._keep = dict(keep)
@@ -78,7 +86,7 @@ class Mask(Mapping[str, torch.Tensor]):
             ValueError: a weight is missing or of another shape. TypeError: ``source`` is neither.
         """
         if isinstance(source, nn.Module):
-            model, source = model or source, source.state_dict()
+            model, source = source if model is None else model, source.state_dict()
         elif not isinstance(source, Mapping):
             raise TypeError(f"source must be a torch.nn.Module or a state_dict, got {type(source).__name__}")
         return cls(foreign_masks.read_zeros(source, None if model is None else prunable(model)))
@@ -129,7 +137,8 @@ class Mask(Mapping[str, torch.Tensor]):
         return Mask({name: m.to(device) for name, m in self.items()})
 
     def equal(self, other: "Mask") -> bool:
-        """Whether both masks keep exactly the same weights."""
+        """Whether both masks keep exactly the same weights; masks of different networks are not equal."""
+        check_kind("other", other, Mask)
         return self.keys() == other.keys() and all(torch.equal(m.cpu(), other[n].cpu()) for n, m in self.items())
 
     def fingerprint(self) -> str:
@@ -167,9 +176,11 @@ class Mask(Mapping[str, torch.Tensor]):
             ``model``.
 
         Raises:
-            ValueError: the mask does not fit the model.
+            ValueError: the mask does not fit the model. TypeError: an argument of another kind.
         """
         self.check(model)
+        if optimizer is not None:
+            check_kind("optimizer", optimizer, torch.optim.Optimizer)
         self.remove_(model)
         foreign = {}
         for name, mask in self.items():
@@ -210,6 +221,7 @@ class Mask(Mapping[str, torch.Tensor]):
     @staticmethod
     def remove_(model: nn.Module) -> None:
         """Let all weights of ``model`` train again; the pruned ones start from zero."""
+        check_kind("model", model, nn.Module)
         for module in model.modules():
             if getattr(module, "keep_mask", None) is not None:
                 module.set_mask(None)  # type: ignore[operator]
@@ -284,9 +296,13 @@ def mask_distance(a: Mask, b: Mask) -> float:
     """Fraction of prunable entries in which two masks differ (Early-Bird tickets, You et al., ICLR 2020).
 
     Raises:
-        ValueError: the masks belong to different networks.
+        ValueError: the masks belong to different networks, or have no entries. TypeError: no :class:`Mask`.
     """
+    check_kind("a", a, Mask)
+    check_kind("b", b, Mask)
     if a.keys() != b.keys() or any(a[n].shape != b[n].shape for n in a):
         raise ValueError("masks a and b have different parameters: they belong to different networks")
+    if not a.size:
+        raise ValueError("masks a and b have no entries that could differ")
     differing = sum(int((a[n] != b[n].to(a[n].device)).count_nonzero()) for n in a)
     return differing / a.size

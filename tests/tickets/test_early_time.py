@@ -52,6 +52,33 @@ def test_wrong_arguments(logits, threshold, named):
         ss.early_timestep(logits, threshold)
 
 
+@pytest.mark.parametrize("shape", [(5, 4, 0), (5, 0, 4), (5, 0, 0), (0, 4, 5), (5, 4), (5, 4, 5, 1), ()])
+def test_logits_without_entries_or_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"^logits must"):
+        ss.early_timestep(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_logits_that_are_no_floating_point(dtype):
+    with pytest.raises(TypeError, match=r"^logits must be floating point"):
+        ss.early_timestep(torch.zeros(5, 4, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_logits_of_any_precision(dtype):
+    logits = torch.randn(6, 3, 4).to(dtype)
+    assert ss.early_timestep(logits) == ss.early_timestep(logits.double())
+
+
+def test_arguments_of_another_kind():
+    for wrong in (None, [[[1.0]]], "logits"):
+        with pytest.raises(TypeError, match=r"^logits must"):
+            ss.early_timestep(wrong)
+    for wrong in (None, "0.6", [0.6]):
+        with pytest.raises(TypeError, match=r"^threshold must"):
+            ss.early_timestep(torch.zeros(5, 4, 3), wrong)
+
+
 def test_choosing_does_not_move_the_running_statistics():
     model = ss.build_model("vgg_small", 4, 1, 5)
     state = {k: v.clone() for k, v in model.state_dict().items()}
