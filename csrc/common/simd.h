@@ -203,6 +203,7 @@ inline Pack<S> absolute(const Pack<S>& a) {
   return r;
 }
 
+// b where either is NaN: bounds come first, so that NaN passes.
 template <class S>
 inline Pack<S> maximum(const Pack<S>& a, const Pack<S>& b) {
   return select(a >= b, a, b);

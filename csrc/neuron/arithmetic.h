@@ -38,7 +38,7 @@ struct Neuron {
   // After a spike v = h * keep + offset: (0, v_reset) for hard reset, (1, -v_threshold) for soft, (1, 0) for late reset. All
   // are exact.
   Pack<S> keep, offset;
-  Pack<S> reset_gradient;  // 1 if the gradient flows through the spike in the reset, else 0
+  Mask<S> hard, attached;  // whether the reset is hard; whether its gradient flows through the spike
   Pack<S> peak, slope;     // surrogate: height and the factor on h - v_threshold, with what its shape takes out of the loop
   S start;                 // v before the first step
 
@@ -52,7 +52,8 @@ struct Neuron {
         inverse_tau(S(1 / q.tau)),
         keep(q.hard_reset ? S(0) : S(1)),
         offset(q.hard_reset ? S(q.v_reset) : q.late != 0 ? S(0) : S(-q.v_threshold)),
-        reset_gradient(q.detach_reset ? S(0) : S(1)),
+        hard(Pack<S>(q.hard_reset ? S(1) : S(-1)) >= Pack<S>(S(0))),
+        attached(Pack<S>(q.detach_reset ? S(-1) : S(1)) >= Pack<S>(S(0))),
         peak(q.surrogate == Shape::logistic ? S(4 * q.peak) : S(q.peak)),
         slope(q.surrogate == Shape::triangle ? S(q.peak * q.slope) : S(q.slope)),
         start(q.hard_reset ? S(q.v_reset) : S(0)) {}
@@ -89,7 +90,7 @@ struct ExpConstants<double> {
   static constexpr int degree = 13, mantissa = 52;
 };
 
-// exp of an argument <= 0: range reduction to |r| <= ln(2)/2, Taylor series, exponent added as an integer.
+// exp of an argument <= 0: range reduction to |r| <= ln(2)/2, Taylor series, exponent added as an integer; 0 below `low`.
 template <class S>
 inline Pack<S> exp_negative(const Pack<S>& argument) {
   using C = ExpConstants<S>;
@@ -98,7 +99,7 @@ inline Pack<S> exp_negative(const Pack<S>& argument) {
   constexpr S inverse_factorial[14] = {S(1),           S(1),            S(1.0 / 2),       S(1.0 / 6),        S(1.0 / 24),
                                        S(1.0 / 120),   S(1.0 / 720),    S(1.0 / 5040),    S(1.0 / 40320),    S(1.0 / 362880),
                                        S(1.0 / 3628800), S(1.0 / 39916800), S(1.0 / 479001600), S(1.0 / 6227020800.0)};
-  const Pack<S> x = maximum(argument, Pack<S>(C::low));
+  const Pack<S> x = maximum(Pack<S>(C::low), argument);
   const Pack<S> shifted = x * Pack<S>(C::log2e) + Pack<S>(C::round);  // its low bits hold the integer exponent
   const Pack<S> n = shifted - Pack<S>(C::round);
   const Pack<S> r = (x - n * Pack<S>(C::ln2_high)) - n * Pack<S>(C::ln2_low);
@@ -107,7 +108,7 @@ inline Pack<S> exp_negative(const Pack<S>& argument) {
   Pack<S> result;
   for (int i = 0; i < Pack<S>::parts; ++i)
     result.p[i] = (Real)((Bits)series.p[i] + ((Bits)shifted.p[i] << C::mantissa));
-  return result;
+  return select(argument < Pack<S>(C::low), Pack<S>(S(0)), result);
 }
 
 // ds/dh as a function of u = h - v_threshold.
@@ -119,7 +120,7 @@ inline Pack<S> surrogate(const Pack<S>& u, const Neuron<S>& n) {
     const Pack<S> e = exp_negative(zero - absolute(z));
     return n.peak * e / ((one + e) * (one + e));
   }
-  if (G == Shape::triangle) return maximum(n.peak - n.slope * absolute(u), zero);
+  if (G == Shape::triangle) return maximum(zero, n.peak - n.slope * absolute(u));
   if (G == Shape::rectangle) return keep(absolute(z) < Pack<S>(S(0.5)), n.peak);
   if (G == Shape::fast_sigmoid) {
     const Pack<S> d = one + absolute(z);

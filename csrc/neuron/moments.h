@@ -114,7 +114,8 @@ void finish_statistics(const Problem& q, const Branch<S>& b, int64_t c0, int64_t
     for (int64_t t = 1; b.sets() == 1 && t < b.steps; ++t) merge(b.moments[c], b.moments[t * q.C + c]);
     for (int64_t at = c; at < b.sets() * q.C; at += q.C) {
       const Moments& m = b.moments[at];
-      const double variance = m.m2 > 0 ? m.m2 / m.count : (m.m2 == m.m2 ? 0 : m.m2);  // may round to -0; NaN stays
+      const double m2 = double(S(m.m2));  // rounded as torch's: a sum too large for S is infinite in both, and 1/std zero
+      const double variance = m2 > 0 ? m2 / m.count : (m2 == m2 ? 0 : m2);  // may round to -0; NaN stays
       b.mean[at] = S(m.mean);
       b.invstd[at] = S(1 / std::sqrt(variance + b.eps));
     }

@@ -31,8 +31,9 @@ inline Pack<S> potential_gradient(const Pack<S>& h, const Pack<S>& grad_spike, c
                                   const Neuron<S>& n) {
   const Pack<S> one(S(1));
   const Pack<S> ds = surrogate<G>(h - n.threshold, n);
-  // v = h + s * ((keep - 1) * h + offset), so dv/dh has a direct part and, if not detached, one through the spike.
-  const Pack<S> through_spike = n.reset_gradient * (((n.keep - one) * h + n.offset) * ds);
+  // v = h + s * (offset - h) for hard reset, h + s * offset for others: dv/dh has a direct part and, if not detached, one
+  // through the spike. By masks: a factor of 0 would make NaN of an infinite h.
+  const Pack<S> through_spike = keep(n.attached, (n.offset - keep(n.hard, h)) * ds);
   return grad_spike * ds + grad_v * (select(h >= n.fires_at, n.keep, one) + through_spike);
 }
 
