@@ -117,3 +117,13 @@ def tiny():
     from tiny_case import tiny_digits
 
     return tiny_digits()
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """Two processes in one group, started when first asked for."""
+    from process_case import Pair
+
+    pair = Pair()
+    yield pair
+    pair.close()

@@ -3,7 +3,9 @@
 from snn_sparse.training.augment import Augmentation
 from snn_sparse.training.data import Dataset, ImageSet
 from snn_sparse.training.datasets import DATASETS, SOURCES, load_dataset
+from snn_sparse.training.distributed import Group, SharedPlans
 from snn_sparse.training.files import load_checkpoint, save_checkpoint, write_atomic, write_json
+from snn_sparse.training.gradients import GradientAverage
 from snn_sparse.training.live import live_optimizer
 from snn_sparse.training.loop import NonFiniteLossError, evaluate, train_epoch
 from snn_sparse.training.optim import make_optimizer, make_scheduler
@@ -14,8 +16,11 @@ __all__ = [
     "SOURCES",
     "Augmentation",
     "Dataset",
+    "GradientAverage",
+    "Group",
     "ImageSet",
     "NonFiniteLossError",
+    "SharedPlans",
     "TrainStep",
     "evaluate",
     "live_optimizer",

@@ -75,13 +75,15 @@ class ImageSet:
         start: int = 0,
         shard: tuple[int, int] = (0, 1),
         timesteps: int | None = None,
+        smallest: int = 2,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of normalised images ``[N, C, H, W]`` or sequences ``[T, N, C, H, W]``, and labels ``[N]``.
 
         They are shuffled and augmented with a ``generator``, in order without; all frames of a sequence change alike.
 
-        A last batch of a single image joins the one before, since batch norm cannot train on it. All random numbers are
-        drawn before the first batch and copied to the device at once: no later batch waits for the host.
+        A last batch of a single image joins the one before, since batch norm cannot train on it, as does any of fewer
+        images than ``smallest``. All random numbers are drawn before the first batch and copied to the device at once:
+        no later batch waits for the host.
 
         Args:
             batch_size: images a batch.
@@ -96,6 +98,7 @@ class ImageSet:
                 contiguous piece, larger by one image on the first ranks where the batch does not divide evenly, and
                 empty on the last ranks where it has fewer images than there are ranks.
             timesteps: of a sequence only so many frames, the first ones; ``None``: all. Images have none to leave out.
+            smallest: images that a last batch must have to stand alone.
 
         Raises:
             ValueError: ``batch_size`` below 1, ``start`` below 0, a ``shard`` without ``0 <= rank < world size``,
@@ -109,7 +112,7 @@ class ImageSet:
             raise ValueError(f"memory_format must be contiguous_format or channels_last, got {memory_format}")
         if start < 0:
             raise ValueError(f"start must not be negative, got {start}")
-        bounds, device = batch_bounds(len(self), batch_size), self.images.device
+        bounds, device = batch_bounds(len(self), batch_size, smallest), self.images.device
         pieces = [shard_bounds(part, shard) for part in bounds][start:]
         draws = None
         if generator is None:
@@ -147,8 +150,8 @@ def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: torch.d
     return torch.tensor((mean, std), dtype=torch.float32, device=device)
 
 
-def batch_bounds(n: int, batch_size: int) -> list[slice]:
-    """Slices of at most ``batch_size`` that cover ``range(n)``; a remainder of one joins the slice before it.
+def batch_bounds(n: int, batch_size: int, smallest: int = 2) -> list[slice]:
+    """Slices of at most ``batch_size`` that cover ``range(n)``; a remainder below ``smallest`` joins the one before.
 
     Raises:
         ValueError: ``batch_size`` below 1.
@@ -156,7 +159,7 @@ def batch_bounds(n: int, batch_size: int) -> list[slice]:
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     starts = list(range(0, n, batch_size))
-    if len(starts) > 1 and batch_size > 1 and n - starts[-1] == 1:
+    if len(starts) > 1 and n - starts[-1] < min(smallest, batch_size):
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
 

@@ -1,15 +1,17 @@
 """Train one epoch, evaluate a network. Knows nothing of pruning: a mask keeps its weights at zero by itself."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from snn_sparse.ops import predict
-from snn_sparse.training.data import ImageSet
+from snn_sparse.training.data import ImageSet, batch_bounds
+from snn_sparse.training.distributed import Group
 from snn_sparse.training.step import TrainStep, autocast, check_precision, upcast
+from snn_sparse.tuning import choosing
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
@@ -46,6 +48,7 @@ def train_epoch(
     step: TrainStep | None = None,
     sums: Sums | None = None,
     after_step: Callable[[], None] | None = None,
+    group: Group | None = None,
 ) -> float:
     """One pass over ``batches``.
 
@@ -57,9 +60,11 @@ def train_epoch(
             usual, in float32.
         sums: of the batches of this epoch that were done before; those of ``batches`` are added.
         after_step: called after every step; an error ends the epoch there, and ``sums`` say where.
+        group: processes that share the batches: each brings its pieces, and a ``step`` that reduces gradients and loss.
+            The buffers (running statistics) of rank 0 become those of all.
 
     Returns:
-        mean loss over the images.
+        mean loss over the images, those of all processes.
 
     Raises:
         ValueError: ``step`` belongs to another model or optimizer.
@@ -76,7 +81,12 @@ def train_epoch(
         sums.loss, sums.images, sums.batches = sums.loss + step(x, y) * len(y), sums.images + len(y), sums.batches + 1
         if after_step is not None:
             after_step()
-    mean = float(sums.loss) / max(sums.images, 1)
+    total, images = float(sums.loss), sums.images
+    if group is not None and group.size > 1:
+        both = torch.tensor([total, images], dtype=torch.float64, device=group.device)
+        total, images = group.all_reduce_sum(both).tolist()
+        group.broadcast_(model.buffers())
+    mean = total / max(images, 1)
     check_finite(model, mean)
     return mean
 
@@ -90,26 +100,57 @@ def check_finite(model: nn.Module, loss: float) -> None:
             raise NonFiniteLossError(f"{name} is no longer finite, though the loss ({loss:.4f}) is")
 
 
+def dealt(batches: Batches, sizes: Sequence[int], group: Group) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Pass on this rank's pieces of batches; layers are not timed for those that differ from rank to rank.
+
+    What rank 0 times is for all (see :class:`snn_sparse.training.SharedPlans`), if they compute the same sizes.
+
+    Args:
+        batches: this rank's pieces.
+        sizes: images of each whole batch.
+        group: the processes.
+    """
+    for size, batch in zip(sizes, batches, strict=True):
+        if size % group.size:
+            with choosing(timed=False):
+                yield batch
+        else:
+            yield batch
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, data: ImageSet, batch_size: int = 256, dtype: torch.dtype = torch.float32) -> float:
+def evaluate(
+    model: nn.Module,
+    data: ImageSet,
+    batch_size: int = 256,
+    dtype: torch.dtype = torch.float32,
+    group: Group | None = None,
+) -> float:
     """Accuracy in percent, in eval mode; the mode is put back afterwards.
 
     Args:
         model: evaluated; of sequences it is shown its first ``timesteps`` frames, where it has such an attribute.
         data: images and labels.
-        batch_size: images at once.
+        batch_size: images at once, on each process.
         dtype: float32, or bfloat16: under ``torch.autocast``.
+        group: processes that share the images; each returns the accuracy on all.
 
     Raises:
         ValueError: another ``dtype``, ``batch_size`` below 1, or sequences shorter than the model's ``timesteps``.
     """
     check_precision(dtype)
+    group = Group() if group is None else group
     was_training = model.training
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=data.images.device)
-    for x, y in data.batches(batch_size, timesteps=getattr(model, "timesteps", None)):
+    timesteps = getattr(model, "timesteps", None)
+    whole = batch_size * group.size
+    sizes = [part.stop - part.start for part in batch_bounds(len(data), whole)]
+    for x, y in dealt(data.batches(whole, shard=group.shard, timesteps=timesteps), sizes, group):
+        if not len(y):  # fewer images than processes
+            continue
         with autocast(x.device, dtype):
             logits = model(x)
         correct += (predict(upcast(logits)) == y).sum()
     model.train(was_training)
-    return 100.0 * int(correct) / len(data)
+    return 100.0 * int(group.all_reduce_sum(correct)) / len(data)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,6 +87,9 @@ class TrainStep:
         dtype: float32, or bfloat16: forward pass and loss run under ``torch.autocast``.
         graph: ``None``: capture where images are on an NVIDIA GPU and the optimizer can be captured (its learning rate
             is a tensor, and ``capturable=True`` where it has that option); ``False``: never; ``True``: insist on it.
+        reduce: called with the network and the number of images between backward and update, such as
+            :class:`snn_sparse.training.GradientAverage`: it finds the gradients of the *summed* loss of the images and
+            leaves those of a mean. Steps are not captured then.
 
     Raises:
         ValueError: another dtype, or ``graph=True`` where steps cannot be captured.
@@ -99,18 +103,20 @@ class TrainStep:
         *,
         dtype: torch.dtype = torch.float32,
         graph: bool | None = None,
+        reduce: Callable[[nn.Module, int], None] | None = None,
     ) -> None:
         check_kind("model", model, nn.Module)
         check_kind("optimizer", optimizer, torch.optim.Optimizer)
         self.model, self.optimizer, self.dtype = model, optimizer, check_precision(dtype)
+        self._reduce = reduce
         self._modules = list(model.modules())
         self._masked: list[Any] = [m for m in self._modules if isinstance(m, masked.Masked)]
-        capturable = all(_capturable(group) for group in optimizer.param_groups)
+        capturable = reduce is None and all(_capturable(group) for group in optimizer.param_groups)
         self._wanted, self._may_capture = bool(graph), graph is not False and bool(capturable)
         if graph and not (capturable and all(CudaGraphs.take(p) for p in model.parameters())):
             raise ValueError(
                 "graph=True needs a network on an NVIDIA GPU and an optimizer that can be captured: its lr a tensor, "
-                "and capturable=True where it has that option"
+                "and capturable=True where it has that option; and no reduce"
             )
         self._graphs: CudaGraphs | None = None
         self._kinds: OrderedDict[tuple[Any, ...], _Kind] = OrderedDict()
@@ -165,7 +171,11 @@ class TrainStep:
         self._drop_gradients()
         with autocast(x.device, self.dtype):
             loss = temporal_cross_entropy(upcast(self.model(x)), y)
-        loss.backward()
+        if self._reduce is None:
+            loss.backward()
+        else:
+            (loss * len(y)).backward()
+            self._reduce(self.model, len(y))
         return loss.detach()
 
     def _drop_gradients(self) -> None:
