@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from snn_sparse.nn import BatchNorm2d, Conv1d, Conv2d
+from snn_sparse.nn import BatchNorm2d, Conv1d, Conv2d, SyncBatchNorm2d
 from snn_sparse.specs import BatchNormStatistics
 
 Kind = Literal["conv", "linear", "norm"]
@@ -27,7 +27,7 @@ def _author(kind: type) -> type:
 
 def kind_of(module: nn.Module) -> Kind | None:
     """Name the kind of a layer whose forward pass is torch's, SpikingJelly's or ours; None: another's."""
-    if isinstance(module, (SyncBatchNorm, nn.LazyLinear)) or getattr(module, "transposed", False):
+    if isinstance(module, (SyncBatchNorm, SyncBatchNorm2d, nn.LazyLinear)) or getattr(module, "transposed", False):
         return None
     known = _is_known(_author(type(module)))
     return next((kind for base, kind in _BASES if known and isinstance(module, base)), None)

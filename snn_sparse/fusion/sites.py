@@ -102,6 +102,8 @@ class Sites:
                 self.reasons[name] = "it, or a module around it, has hooks"
             elif kind is not None:
                 self._sites[name] = Site(name, module, kind)
+            elif isinstance(module, ours.SyncBatchNorm2d):
+                self.reasons[name] = "its statistics are those of all processes"
             elif looks_like_neuron(module) and not any(name.startswith(f"{n}.") for n in self._inside):
                 self._ask(name, module, found, neurons)
 

@@ -4,6 +4,7 @@ from snn_sparse.nn.layers import AvgPool2d, BatchNorm2d, Conv1d, Conv2d, MaxPool
 from snn_sparse.nn.masked_layers import MaskedConv2d, MaskedLinear
 from snn_sparse.nn.neuron import IF, LIF, NEURONS, Leaky, Neuron, ParametricLIF, make_neuron
 from snn_sparse.nn.stage import Stage
+from snn_sparse.nn.sync_norm import SyncBatchNorm2d, synchronise_batch_norms
 
 __all__ = [
     "IF",
@@ -20,5 +21,7 @@ __all__ = [
     "Neuron",
     "ParametricLIF",
     "Stage",
+    "SyncBatchNorm2d",
     "make_neuron",
+    "synchronise_batch_norms",
 ]
