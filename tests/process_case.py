@@ -37,30 +37,37 @@ class Pair:
     """Calls functions on ranks 0 and 1 of a group; they must live in a module that is no test file."""
 
     def __init__(self):
+        self._processes = []
+
+    def _start(self):
         context = torch.multiprocessing.get_context("spawn")
         self._answers, port = context.Queue(), free_port()
         self._calls = [context.Queue() for _ in range(SIZE)]
-        self._processes = [
-            context.Process(target=_process, args=(rank, port, calls, self._answers))
-            for rank, calls in enumerate(self._calls)
-        ]
-        for p in self._processes:
-            p.start()
+        for rank, calls in enumerate(self._calls):
+            self._processes.append(context.Process(target=_process, args=(rank, port, calls, self._answers)))
+            self._processes[rank].start()
 
     def __call__(self, function, *arguments):
         """What ``function(group, *arguments)`` returns on each rank: numbers, text, numpy arrays."""
+        if not self._processes:
+            self._start()
         for calls in self._calls:
             calls.put((function.__module__, function.__name__, arguments))
-        found = dict(enumerate([None] * SIZE))
-        for _ in range(SIZE):
-            rank, good, answer = self._answers.get(timeout=SECONDS)
-            assert good, f"rank {rank}: {answer}"
-            found[rank] = answer
+        found = {}
+        try:
+            for _ in range(SIZE):
+                rank, good, answer = self._answers.get(timeout=SECONDS)
+                assert good, f"rank {rank}: {answer}"
+                found[rank] = answer
+        except BaseException:
+            self.close(0)  # the other one may wait for it for ever
+            raise
         return [found[rank] for rank in range(SIZE)]
 
-    def close(self):
-        for calls in self._calls:
+    def close(self, seconds=5):
+        for calls in self._calls if self._processes else ():
             calls.put(None)
         for p in self._processes:
-            p.join(5)
+            p.join(seconds)
             p.kill()
+        self._processes = []

@@ -7,14 +7,17 @@ from disk travel, through ``torch.distributed``. Launched by ``torchrun``.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from snn_sparse.tuning import Winner
+from snn_sparse.tuning.tuner import Store
 
 PATIENCE = timedelta(minutes=30)  # rank 0 may time layers or write a report meanwhile
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
@@ -147,6 +150,26 @@ class Group:
         dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]  # type: ignore[return-value]
 
+    def on_first(self, action: Callable[[], T]) -> T:
+        """Run an action on rank 0 alone, such as reading a file; all ranks return what it returns.
+
+        Raises:
+            Exception: what the action raised, on all ranks.
+        """
+        if self.size == 1:
+            return action()
+        answer: Any = None
+        error: Exception | None = None
+        if self.first:
+            try:
+                answer = action()
+            except Exception as raised:
+                error = raised
+        error = self.broadcast_object(error)
+        if error is not None:
+            raise error
+        return self.broadcast_state(answer)
+
     def broadcast_state(self, state: T) -> T:
         """Return rank 0's state, such as a checkpoint; what the other ranks give is not looked at.
 
@@ -204,75 +227,47 @@ class Group:
             dist.destroy_process_group()
 
 
-class Plans(Protocol):
-    """A store of how layers compute, by name."""
-
-    def get(self, key: str) -> Any:
-        """Return what is known under a name; ``None``: nothing."""
-
-    def put(self, key: str, value: Any) -> None:
-        """Remember ``value`` under a name."""
-
-
 class SharedPlans:
-    """What rank 0 has timed, for all ranks: had each of them timed for itself, they might choose differently.
+    """Winners of races for all ranks: had each timed its layers for itself, they might choose differently.
 
-    Rank 0 looks into its own store, and publishes what it finds or is given. The other ranks wait for that.
+    Rank 0 looks into its own store, and publishes what it finds there or is given; the others wait for that. So all
+    must compute layers of the same sizes inside :func:`snn_sparse.tuning.choosing`, as :func:`dealt` sees to.
 
     Args:
         group: the processes.
-        own: rank 0's store; the other ranks never ask theirs.
+        own: rank 0's store; those of other ranks are never asked.
         patience: seconds that another rank waits for rank 0.
-
-    Attributes:
-        alike: whether rank 0 now computes layers of the same sizes as this rank, and so will publish what it asks for;
-            to be set before each batch.
     """
 
-    def __init__(self, group: Group, own: Plans, patience: float = PATIENCE.total_seconds()) -> None:
+    def __init__(self, group: Group, own: Store, patience: float = PATIENCE.total_seconds()) -> None:
         self._group, self._own, self._patience = group, own, timedelta(seconds=patience)
-        self.alike = True
-        self._known: dict[str, Any] = {}
+        self._store: Any = None
         if group.size > 1:
             self._store = dist.PrefixStore("snn_sparse/plans", dist.distributed_c10d._get_default_store())
 
-    def get(self, key: str, fallback: Any = None) -> Any:
-        """Return what is known under ``key``, a value that JSON can hold.
-
-        Args:
-            key: name of a layer under a mask.
-            fallback: what another rank than 0 gets where the ranks are not :attr:`alike`: how to compute without
-                having timed anything.
-
-        Returns:
-            ``None`` on rank 0 where nothing is known yet: it is to be timed, and :meth:`put`.
+    def get(self, key: str, parse: Callable[[Any], Winner]) -> Winner | None:
+        """Return what ``parse`` makes of the winner of a race; None, on rank 0 alone: it must be run.
 
         Raises:
             RuntimeError: rank 0 has published nothing for too long.
         """
-        if key in self._known:
-            return self._known[key]
         if self._group.first:
-            found = self._own.get(key)
+            found = self._own.get(key, parse)
             if found is not None:
-                self._publish(key, found)
+                self._publish(key, found.as_dict())
             return found
-        if not self.alike:
-            return fallback
         try:
             self._store.wait([key], self._patience)
         except dist.DistStoreError:
             raise RuntimeError(f"rank 0 has not told rank {self._group.rank} how to compute {key!r}") from None
-        self._known[key] = json.loads(self._store.get(key))
-        return self._known[key]
+        return parse(json.loads(self._store.get(key)))
 
     def put(self, key: str, value: Any) -> None:
-        """Remember what was timed and publish it; does nothing on other ranks than 0."""
+        """Remember a winner and publish it; does nothing on other ranks than 0."""
         if self._group.first:
             self._own.put(key, value)
             self._publish(key, value)
 
     def _publish(self, key: str, value: Any) -> None:
-        self._known[key] = value
-        if self._group.size > 1:
+        if self._store is not None:
             self._store.set(key, json.dumps(value))

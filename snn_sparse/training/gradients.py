@@ -14,8 +14,8 @@ Tensor = torch.Tensor
 class GradientAverage:
     """Turns gradients of the summed loss of each process's images into those of the mean loss of all images.
 
-    All gradients travel in one flat tensor for each dtype, of masked weights the live entries only. Every process must
-    have gradients for the same parameters.
+    All gradients travel in one flat tensor for each dtype, of masked weights the live entries only, and with them the
+    loss and whether somebody wants to stop. Every process must have gradients for the same parameters.
 
     Args:
         group: the processes.
@@ -23,9 +23,15 @@ class GradientAverage:
         keep: parameter name -> bool tensor, such as a :class:`snn_sparse.Mask`: where gradients are not zero; ``None``:
             everywhere.
 
+    Attributes:
+        stop: set it to have all processes stop after the same step; each then finds :meth:`stopping` true.
+
     Raises:
         ValueError: ``keep`` has a mask without a parameter, or of another shape.
     """
+
+    stop = False
+    _stops: Tensor | None = None
 
     def __init__(self, group: Group, model: nn.Module, keep: Mapping[str, Tensor] | None = None) -> None:
         self._group = group
@@ -40,12 +46,16 @@ class GradientAverage:
                 self._live[name] = live_index(_in_memory(laid_out))
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module, images: int) -> None:
+    def __call__(self, model: nn.Module, images: int, loss: Tensor) -> Tensor:
         """Average the gradients of ``model`` in place.
 
         Args:
             model: the network; parameters without a gradient are left out.
             images: of this process.
+            loss: their mean loss.
+
+        Returns:
+            the mean loss of all images, a scalar.
         """
         kinds: dict[torch.dtype, list[tuple[str, Tensor]]] = {}
         for name, p in model.named_parameters():
@@ -54,18 +64,28 @@ class GradientAverage:
                     p.grad = torch.empty_like(p).copy_(p.grad)
                 kinds.setdefault(p.dtype, []).append((name, _in_memory(p.grad)))
         for gradients in kinds.values():
-            self._average(gradients, images)
+            loss = self._average(gradients, images, loss)
+        return loss
 
-    def _average(self, gradients: list[tuple[str, Tensor]], images: int) -> None:
+    def stopping(self) -> bool:
+        """Whether any process had :attr:`stop` set when the last step began to travel; asks the device."""
+        return self._stops is not None and bool(self._stops > 0)
+
+    def _average(self, gradients: list[tuple[str, Tensor]], images: int, loss: Tensor) -> Tensor:
+        """Average the gradients of one dtype; returns the mean loss."""
         parts = [g if name not in self._live else gather_live(g, self._live[name]) for name, g in gradients]
-        sums = torch.cat([*parts, parts[0].new_full((1,), images)])
+        count, stop = (parts[0].new_full((1,), n) for n in (images, self.stop))
+        sums = torch.cat([*parts, loss.reshape(1).to(count.dtype) * images, stop, count])
         self._group.all_reduce_sum(sums)
-        means = sums[:-1].div_(sums[-1])  # divided by the images of all processes, without asking the device for them
-        for (name, g), mean in zip(gradients, means.split([len(part) for part in parts]), strict=True):
+        self._stops = sums[-2].clone()
+        means = sums[:-2].div_(sums[-1])  # by the images of all processes, without asking the device for them
+        sizes = [len(part) for part in parts]
+        for (name, g), mean in zip(gradients, means[:-1].split(sizes), strict=True):
             if name in self._live:
                 scatter_live(g, self._live[name], mean)
             else:
                 g.copy_(mean)
+        return means[-1].clone()
 
 
 def _in_memory(x: Tensor) -> Tensor:

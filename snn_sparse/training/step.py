@@ -87,9 +87,9 @@ class TrainStep:
         dtype: float32, or bfloat16: forward pass and loss run under ``torch.autocast``.
         graph: ``None``: capture where images are on an NVIDIA GPU and the optimizer can be captured (its learning rate
             is a tensor, and ``capturable=True`` where it has that option); ``False``: never; ``True``: insist on it.
-        reduce: called with the network and the number of images between backward and update, such as
-            :class:`snn_sparse.training.GradientAverage`: it finds the gradients of the *summed* loss of the images and
-            leaves those of a mean. Steps are not captured then.
+        reduce: called between backward and update with the network, the number of images and their mean loss, such as
+            :class:`snn_sparse.training.GradientAverage`. It finds the gradients of the *summed* loss of the images,
+            leaves those of the mean loss of all, and returns that. Steps are not captured then.
 
     Raises:
         ValueError: another dtype, or ``graph=True`` where steps cannot be captured.
@@ -103,7 +103,7 @@ class TrainStep:
         *,
         dtype: torch.dtype = torch.float32,
         graph: bool | None = None,
-        reduce: Callable[[nn.Module, int], None] | None = None,
+        reduce: Callable[[nn.Module, int, Tensor], Tensor] | None = None,
     ) -> None:
         check_kind("model", model, nn.Module)
         check_kind("optimizer", optimizer, torch.optim.Optimizer)
@@ -173,10 +173,9 @@ class TrainStep:
             loss = temporal_cross_entropy(upcast(self.model(x)), y)
         if self._reduce is None:
             loss.backward()
-        else:
-            (loss * len(y)).backward()
-            self._reduce(self.model, len(y))
-        return loss.detach()
+            return loss.detach()
+        (loss * len(y)).backward()
+        return self._reduce(self.model, len(y), loss.detach())
 
     def _drop_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)

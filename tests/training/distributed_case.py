@@ -1,10 +1,16 @@
 """What one of two processes of a group does; see ``test_distributed.py``."""
 
+from contextlib import closing
+
 import torch
 from tiny_case import tiny_digits
 
 import snn_sparse as ss
-from snn_sparse.training import GradientAverage, SharedPlans, TrainStep, evaluate, make_optimizer, train_epoch
+from snn_sparse.ops.convolution import LiveConfiguration
+from snn_sparse.ops.spikes import MemoryFormat
+from snn_sparse.training import GradientAverage, ImageSet, SharedPlans, TrainStep, evaluate, make_optimizer, train_epoch
+from snn_sparse.training.loop import dealt
+from snn_sparse.tuning import Winner, tuner
 
 
 def numbers(tensors):
@@ -81,23 +87,26 @@ def average(group, percent, seed):
     mask.apply_(model)
     model.eval()  # so that statistics are the same for all pieces
     x, y = torch.rand(7, 1, 8, 8).double(), torch.randint(0, 10, (7,))
-    ss.temporal_cross_entropy(model(x), y).backward()
+    whole = ss.temporal_cross_entropy(model(x), y)
+    whole.backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
     part = slice(0, 4) if group.first else slice(4, 7)
-    (ss.temporal_cross_entropy(model(x[part]), y[part]) * len(y[part])).backward()
+    loss = ss.temporal_cross_entropy(model(x[part]), y[part])
+    (loss * len(y[part])).backward()
     model.classifier.bias.grad = None
     sent = []
     real = group.all_reduce_sum
     object.__setattr__(group, "all_reduce_sum", lambda t: sent.append(t.numel()) or real(t))
-    GradientAverage(group, model, mask)(model, len(y[part]))
+    found = GradientAverage(group, model, mask)(model, len(y[part]), loss.detach())
     object.__delattr__(group, "all_reduce_sum")
     assert model.classifier.bias.grad is None
+    torch.testing.assert_close(found, whole.detach())
     for n, p in model.named_parameters():
         if p.grad is not None:
             torch.testing.assert_close(p.grad, expected[n], rtol=1e-9, atol=1e-12)
     others = sum(p.numel() for n, p in model.named_parameters() if n not in mask and n != "classifier.bias")
-    assert sent == [mask.live + others + 1]
+    assert sent == [mask.live + others + 3]  # loss, stop, images
     group.check_same("gradients", {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     return True
 
@@ -121,13 +130,26 @@ def epochs(group, fused, seed):
             shard=group.shard,
             smallest=group.smallest_batch,
         )
-        losses.append(train_epoch(model, batches, optimizer, step, group))
+        losses.append(train_epoch(model, batches, optimizer, step, group=group))
         group.check_same("weights", model.state_dict())
-    shared = evaluate(model, data.test, batch_size=7, group=group)
-    assert shared == evaluate(model, data.test)
     assert all(bool((model.get_parameter(n)[~m] == 0).all()) for n, m in mask.items())
-    few = type(data.test)(data.test.images[:1], data.test.labels[:1], data.test.mean, data.test.std)
-    return losses, shared, evaluate(model, few, group=group) in (0.0, 100.0)
+    return losses
+
+
+class Pixels(torch.nn.Module):
+    """Its logits are the first pixels of the image."""
+
+    def forward(self, x):
+        return x.flatten(1)[None, :, 8:18]
+
+
+def accuracies(group, sizes):
+    """Accuracy on some first images of the test set, shared and alone."""
+    data, found = tiny_digits().test, []
+    for size in sizes:
+        part = ImageSet(data.images[:size], data.labels[:size], data.mean, data.std)
+        found.append((evaluate(Pixels(), part, batch_size=7, group=group), evaluate(Pixels(), part)))
+    return found
 
 
 class Own(dict):
@@ -137,34 +159,77 @@ class Own(dict):
         super().__init__(*args)
         self.asked = []
 
-    def get(self, key):
+    def get(self, key, parse):
         self.asked.append(key)
-        return super().get(key)
+        return parse(self[key]) if key in self else None
 
     def put(self, key, value):
         self[key] = value
 
 
+def winner(seconds):
+    return Winner((seconds,), (2.0,), MemoryFormat("lanes", 2), LiveConfiguration(2, 16, True, True))
+
+
 def plans(group):
-    own = Own({"known": [1, "a"]})
+    own = Own({"known": winner(0.5).as_dict()})
     shared = SharedPlans(group, own, patience=30)
-    found = [shared.get("known")]
-    new = shared.get("new") if group.first else None
+    found = [shared.get("known", Winner.parse)]
     if group.first:
-        assert new is None
-        shared.put("new", {"winner": 2})
-    found += [shared.get("new"), shared.get("new")]
-    shared.put("other", group.rank)  # what another rank has timed is nobody's plan
-    found.append(shared.get("other"))
-    shared.alike = False
-    found.append(shared.get("piece", "untimed"))
-    shared.alike = True
-    group.barrier()
+        assert shared.get("new", Winner.parse) is None
+        shared.put("new", winner(0.25).as_dict())
+    else:
+        shared.put("new", winner(0.75).as_dict())  # what another rank has timed is nobody's plan
+    found += [shared.get("new", Winner.parse), shared.get("new", Winner.parse)]
+    assert found == [winner(0.5), winner(0.25), winner(0.25)]
     late = ""
     if not group.first:
         try:
-            SharedPlans(group, own, patience=0.2).get("never")
+            SharedPlans(group, own, patience=0.2).get("never", Winner.parse)
         except RuntimeError as error:
             late = str(error)
     group.barrier()
-    return found, own.asked, dict(own), late
+    return own.asked, sorted(own), late
+
+
+def errors_of_rank_0(group):
+    """An action runs once; what it returns or raises is everybody's."""
+    done = []
+
+    def read(value):
+        done.append(value)
+        if value is None:
+            raise FileNotFoundError("no file at x")
+        return {"tensor": torch.full((2,), value), "rank": group.rank}
+
+    found = group.on_first(lambda: read(1.5))
+    try:
+        group.on_first(lambda: read(None))
+        said = ""
+    except FileNotFoundError as error:
+        said = str(error)
+    return found["tensor"].tolist(), found["rank"], said, len(done)
+
+
+def stops(group):
+    """Rank 1 asks to stop at its third step."""
+    model = ss.build_model("vgg_small", 10, 1, 2)
+    average = GradientAverage(group, model)
+    step = TrainStep(model, torch.optim.SGD(model.parameters(), 0.1), reduce=average)
+    seen = [average.stopping()]
+    for i in range(4):
+        average.stop = not group.first and i == 2
+        step(torch.rand(3, 1, 8, 8), torch.arange(3))
+        seen.append(average.stopping())
+    return seen
+
+
+def deals(group):
+    """How layers are chosen during each batch, and after a batch at which the training stops."""
+    seen = []
+    for batch in dealt("abc", [8, 7, 4], group):
+        seen.append((batch, tuner._now.by))
+    with closing(dealt("ab", [7, 8], group)) as batches:
+        next(batches)
+        inside = tuner._now.by
+    return seen, inside, tuner._now.by

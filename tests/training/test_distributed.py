@@ -11,6 +11,7 @@ import distributed_case as case
 
 import snn_sparse as ss
 from snn_sparse.training import GradientAverage, Group, SharedPlans, TrainStep
+from snn_sparse.tuning import Winner
 
 
 def test_a_group_of_one_does_nothing(monkeypatch):
@@ -29,10 +30,14 @@ def test_a_group_of_one_does_nothing(monkeypatch):
     group.close()
     assert not torch.distributed.is_initialized()
     assert group.check_batch_size(1) == 1
-    own = case.Own({"a": 1})
+    own = case.Own()
     plans = SharedPlans(group, own)
-    plans.put("b", 2)
-    assert (plans.get("a"), plans.get("b"), plans.get("c"), own["b"]) == (1, 2, None, 2)
+    plans.put("a", case.winner(0.5).as_dict())
+    assert plans.get("a", Winner.parse) == case.winner(0.5)
+    assert plans.get("b", Winner.parse) is None
+    with pytest.raises(ZeroDivisionError):
+        group.on_first(lambda: 1 / 0)
+    assert group.on_first(lambda: state) is state
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert Group.from_environment().size == 1
@@ -87,43 +92,63 @@ def test_gradients_are_those_of_the_whole_batch_and_only_live_ones_travel(pair, 
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_epochs_leave_the_same_weights_and_agree_on_loss_and_accuracy(pair, fused):
+def test_epochs_leave_the_same_weights_and_agree_on_the_loss(pair, fused):
     first, second = pair(case.epochs, fused, int(torch.randint(1000, ())))
     assert first == second
-    losses, _, counted = first
-    assert losses[1] < losses[0]
-    assert counted
+    assert first[1] < first[0]
+
+
+def test_an_accuracy_is_over_all_images_whatever_their_number(pair):
+    sizes = [100, 99, 29, 15, 3, 1]
+    first, second = pair(case.accuracies, sizes)
+    assert first == second
+    assert all(shared == alone for shared, alone in first)
+    assert 0 < first[0][0] < 100
 
 
 def test_plans_of_rank_0_are_those_of_all(pair):
-    (zero, asked, kept, _), (one, nothing, _, late) = pair(case.plans)
-    assert zero == [[1, "a"], {"winner": 2}, {"winner": 2}, 0, None]
-    assert one == [[1, "a"], {"winner": 2}, {"winner": 2}, 0, "untimed"]
-    assert asked == ["known", "new", "piece"]
+    (asked, kept, _), (nothing, own, late) = pair(case.plans)
+    assert asked == ["known", "new", "new", "new"]
     assert nothing == []
-    assert kept == {"known": [1, "a"], "new": {"winner": 2}, "other": 0}
+    assert (kept, own) == (["known", "new"], ["known"])
     assert late == "rank 0 has not told rank 1 how to compute 'never'"
 
 
+def test_what_rank_0_reads_or_stumbles_over_is_everybodys(pair):
+    first, second = pair(case.errors_of_rank_0)
+    assert first == ([1.5, 1.5], 0, "no file at x", 2)
+    assert second == ([1.5, 1.5], 0, "no file at x", 0)
+
+
+def test_all_stop_after_the_same_step(pair):
+    assert pair(case.stops) == [[False, False, False, True, False]] * 2
+
+
+def test_layers_are_timed_only_where_all_ranks_compute_the_same_sizes(pair):
+    seen = [("a", "race"), ("b", "rule"), ("c", "race")]
+    assert pair(case.deals) == [(seen, "rule", "race")] * 2
+
+
 def test_a_step_that_reduces(monkeypatch):
-    """The hook comes between backward and update, with gradients of the summed loss; the loss stays the mean."""
+    """The hook comes between backward and update, with gradients of the summed loss, and returns the loss."""
     model = ss.build_model("vgg_small", 10, 1, 2).eval()
     twin = ss.build_model("vgg_small", 10, 1, 2).eval()
     twin.load_state_dict(model.state_dict())
     x, y = torch.rand(5, 1, 8, 8), torch.randint(0, 10, (5,))
     seen = []
 
-    def reduce(network, images):
+    def reduce(network, images, loss):
         seen.append((network is model, images, torch.equal(network.classifier.weight, twin.classifier.weight)))
         for p in network.parameters():
             p.grad /= images
+        return loss + 1
 
     losses = [
         TrainStep(m, torch.optim.SGD(m.parameters(), 0.1), reduce=hook)(x, y)
         for m, hook in ((model, reduce), (twin, None))
     ]
     assert seen == [(True, 5, True)]
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] + 1
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p, q)
     with pytest.raises(ValueError, match="graph=True"):
