@@ -22,7 +22,8 @@ DATASETS = (*IMAGES, *EVENTS)
 def flag(parser: Any, name: str, **options: Any) -> None:
     """Add ``--a_b`` and ``--a-b`` as one flag."""
     spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
-    parser.add_argument(*spellings, dest=name, **({"metavar": "N"} | options if "choices" not in options else options))
+    takes = "choices" not in options and "action" not in options
+    parser.add_argument(*spellings, dest=name, **({"metavar": "N"} | options if takes else options))
 
 
 def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -53,6 +54,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     parser.description = "Find winning tickets. Methods:\n" + "".join(f"  {m:9} {text}\n" for m, text in METHOD_HELP)
     parser.epilog = (
         "Every flag may be written with _ or -. A search that was stopped goes on with the same command.\n"
+        "On N processes (one a GPU): torchrun --nproc-per-node N -m snn_sparse search ...; --batch_size is of all.\n"
         "Example, in about a minute on a CPU:\n"
         "  snn-sparse search --method imp --dataset digits --end_iter 10 --rewinding_epoch 2 --prune_percent 75 "
         "--prune_iterations 4"
@@ -65,6 +67,12 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         "--deterministic",
         action="store_true",
         help="choose without timing how layers compute: another run gives the same bits",
+    )
+    flag(
+        parser,
+        "sync_statistics",
+        action="store_true",
+        help="on many processes: batch norm takes the statistics of the whole batch, not of each process's piece",
     )
     flag(parser, "like", metavar="RUN", help="for --method random: the run or ticket whose layer densities to copy")
     add_data_flags(parser, "digits")

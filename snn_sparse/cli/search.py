@@ -22,34 +22,50 @@ def add_commands(commands: Any) -> None:
     train.set_defaults(run=train_command)
 
 
-def start_search(settings: Any, data: Any, out: Path, print_freq: int, levels: int | None = None) -> Any:
+def start_search(
+    settings: Any, data: Any, out: Path, print_freq: int, levels: int | None = None, group: Any = None
+) -> Any:
     """Make a search ready to run: check directory and configuration, send one image through the network.
 
     Raises:
-        ValueError: the directory holds something else, the images do not fit the network, or ``print_freq`` is below 1.
+        ValueError: the directory holds something else, the images do not fit the network, ``print_freq`` is below 1, or
+            the batch cannot be dealt out to the processes of ``group``.
     """
     from snn_sparse.console import ConsoleProgress
+    from snn_sparse.tickets.group_files import GroupFiles
+    from snn_sparse.tickets.progress import Progress
     from snn_sparse.tickets.run_files import RunFiles
     from snn_sparse.tickets.search import Search
+    from snn_sparse.training import Group
     from snn_sparse.tuning import without_races
 
     if print_freq < 1:
         raise ValueError(f"print_freq must be at least 1, got {print_freq}")
     count = levels or (settings.prune_iterations if settings.method in ("imp", "imp+et", "transfer") else 2)
-    files = RunFiles(out)
-    search = Search(settings, data.to(settings.device), files, ConsoleProgress(count, print_freq))
+    group = Group() if group is None else group
+    files = RunFiles(out) if group.size == 1 else GroupFiles(out, group)
+    progress = ConsoleProgress(count, print_freq) if group.first else Progress()
+    search = Search(settings, data.to(settings.device), files, progress, group=group)
     with without_races():
         search.new_model().eval()(search.data.train.normalise(search.data.train.images[:1]))
     files.start(settings)
     return search
 
 
-def run_to_the_end(search: Any, action: Callable[[], None]) -> None:
-    """Carry a search out, then write and show its report; whatever happens, the terminal is left tidy."""
+def run_to_the_end(search: Any, title: str, action: Callable[[], None]) -> None:
+    """Carry a search out, then write and show its report; whatever happens, the terminal is left tidy.
+
+    Of many processes rank 0 alone prints.
+    """
+    if search.group.first:
+        many = f", on {search.group.size} processes" if search.group.size > 1 else ""
+        print(f"{title}{many}", flush=True)
     with closing(search.progress), search.stop.on_signals():
         action()
-    print()
-    common.write_and_show([search.files.root], search.files.root)
+    search.group.close()
+    if search.group.first:
+        print()
+        common.write_and_show([search.files.root], search.files.root)
 
 
 def run_search_command(args: argparse.Namespace) -> None:
@@ -64,13 +80,23 @@ def run_search_command(args: argparse.Namespace) -> None:
         if args.like is not None and not Path(args.like).exists():
             raise FileNotFoundError(f"like {args.like} does not exist")
         out = Path(args.out or default_out(args.exp_name, settings))
-        data = common.load_data(args, settings.dataset, settings.timestep)
-        return start_search(settings, data, out, args.print_freq), out
+        group, data = _join(args, settings)
+        return start_search(settings, data, out, args.print_freq, group=group), out
 
     search, out = common.checked(prepare)
     s = search.settings
-    print(f"{s.method}: {METHODS[s.method]}\n{s.arch} on {s.dataset}, T = {s.timestep}, {s.device}, in {out}")
-    run_to_the_end(search, lambda: run_search(search))
+    title = f"{s.method}: {METHODS[s.method]}\n{s.arch} on {s.dataset}, T = {s.timestep}, {s.device}, in {out}"
+    run_to_the_end(search, title, lambda: run_search(search))
+
+
+def _join(args: argparse.Namespace, settings: Any) -> tuple[Any, Any]:
+    """The group of processes that torchrun has started, this one's data; one process alone downloads."""
+    from snn_sparse.training import Group
+
+    group = Group.from_environment(settings.device)
+    if args.download:
+        group.on_first(lambda: common.load_data(args, settings.dataset) and None)
+    return group, common.load_data(args, settings.dataset)
 
 
 def default_out(experiment: str, settings: Any) -> str:
@@ -102,10 +128,10 @@ def train_command(args: argparse.Namespace) -> None:
         )
         level = Path(args.ticket).resolve().parent
         out = Path(args.out or f"runs/train-{level.parent.name}-{level.name}")
-        data = common.load_data(args, settings.dataset, settings.timestep)
+        group, data = _join(args, settings)
         check_trainable(ticket, settings, data)
-        return start_search(settings, data, out, args.print_freq, int(ticket.meta["level"]) + 1), out
+        return start_search(settings, data, out, args.print_freq, int(ticket.meta["level"]) + 1, group), out
 
     search, out = common.checked(prepare)
-    print(f"training {args.ticket}: {ticket.mask.sparsity:.2f} % pruned, T = {search.settings.timestep}, in {out}")
-    run_to_the_end(search, lambda: retrain(search, ticket))
+    title = f"training {args.ticket}: {ticket.mask.sparsity:.2f} % pruned, T = {search.settings.timestep}, in {out}"
+    run_to_the_end(search, title, lambda: retrain(search, ticket))

@@ -26,12 +26,7 @@ def random_tickets(search: Search) -> None:
         ValueError: ``like`` holds no ticket, belongs to another network, or has changed since this control began.
     """
     like = Path(search.settings.like or "")
-    files = RunFiles(run_directory_of(like))
-    tickets = [Ticket.load(like)] if like.is_file() else [t for n in files.levels() if (t := files.load_ticket(n))]
-    tickets = [t for t in tickets if t.mask.sparsity > 0]
-    dense = files.load_ticket(0)
-    if not tickets or dense is None:
-        raise ValueError(f"like {like} holds no finished ticket to compare with (and its dense level 0)")
+    tickets, dense = search.group.on_first(lambda: _tickets_of(like))
     model = search.new_model()
     for ticket in tickets:
         if {**ticket.config, "timesteps": 0} != {**model.config, "timesteps": 0}:
@@ -51,6 +46,17 @@ def random_tickets(search: Search) -> None:
         search.finish(model, mask, dense.rewind, level, result, like=copied)
 
 
+def _tickets_of(like: Path) -> tuple[list[Ticket], Ticket]:
+    """The pruned tickets that ``like`` names, and the dense one."""
+    files = RunFiles(run_directory_of(like))
+    tickets = [Ticket.load(like)] if like.is_file() else [t for n in files.levels() if (t := files.load_ticket(n))]
+    tickets = [t for t in tickets if t.mask.sparsity > 0]
+    dense = files.load_ticket(0)
+    if not tickets or dense is None:
+        raise ValueError(f"like {like} holds no finished ticket to compare with (and its dense level 0)")
+    return tickets, dense
+
+
 def snip(search: Search) -> None:
     """Prune the initial weights by SNIP to ``sparsity_round``'s sparsity, on one batch, and train them.
 
@@ -66,6 +72,7 @@ def snip(search: Search) -> None:
     images = search.data.train
     x, y = next(iter(images.batches(s.batch_size, generator=search.generator("snip"))))
     mask = snip_mask(model, x, y, percent) if percent else Mask.dense(model)
+    mask = Mask(search.group.broadcast_state(dict(mask)))
     result = search.train(model, mask, 1, s.end_iter)
     search.finish(model, mask, initial, 1, result)
 
@@ -81,9 +88,10 @@ def transferred_tickets(search: Search) -> None:
     relu = Search(
         replace(search.settings, method="imp", neuron="relu", timestep=search.data.timesteps or 1),
         search.data,
-        RunFiles(search.files.root / "relu"),
+        search.files.inside("relu"),
         search.progress,
         stop=search.stop,
+        group=search.group,
     )
     relu.files.start(relu.settings)
     search.progress.note("transfer: searching on the conventional network (ReLU)")
@@ -91,6 +99,8 @@ def transferred_tickets(search: Search) -> None:
     search.progress.note("transfer: training the spiking network under those masks")
 
     def from_relu(level: int, _model: SpikingNetwork, _mask: Mask) -> Mask:
-        return Ticket.load(relu.files.ticket(level)).mask.to(search.settings.device)
+        ticket = relu.files.load_ticket(level)
+        assert ticket is not None
+        return ticket.mask.to(search.settings.device)
 
     iterative_magnitude_pruning(search, from_relu)

@@ -1,7 +1,9 @@
 """Training of one level: from its checkpoint if there is one, to its end or a checkpoint wherever it stops."""
 
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ from snn_sparse.models import SpikingNetwork
 from snn_sparse.tickets.mask import Mask
 from snn_sparse.tickets.progress import EpochReport
 from snn_sparse.training import (
+    GradientAverage,
     NonFiniteLossError,
     TrainStep,
     evaluate,
@@ -18,11 +21,13 @@ from snn_sparse.training import (
     make_scheduler,
     train_epoch,
 )
-from snn_sparse.training.loop import Sums, check_finite
+from snn_sparse.training.data import batch_bounds
+from snn_sparse.training.loop import Sums, check_finite, dealt
 from snn_sparse.training.step import PRECISIONS
 from snn_sparse.training.stopping import StoppedError
 
 CHECKPOINT_SHARE = 0.05  # checkpoints may cost this share of the training time
+STOP_EVERY = 16  # steps on a GPU after which processes ask each other whether to stop, for which they wait for it
 BETWEEN_CHECKPOINTS = 60.0  # seconds of an epoch after which it is saved in the middle
 
 
@@ -84,7 +89,11 @@ class LevelTraining:
         self.result = Level()
         self._parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler}
         self._resume()
-        self.step = TrainStep(model, self.optimizer, dtype=PRECISIONS[s.precision])
+        self.group = search.group
+        self.group.check_same(f"mask and weights at the start of level {level}", (dict(mask), model.state_dict()))
+        keep = mask if mask.sparsity > 0 else None
+        self._average = GradientAverage(self.group, model, keep) if self.group.size > 1 else None
+        self.step = TrainStep(model, self.optimizer, dtype=PRECISIONS[s.precision], reduce=self._average)
         self._saved_at, self._save_seconds = time.perf_counter(), 0.0
 
     def run(self, hooks: Hooks) -> Level:
@@ -122,24 +131,30 @@ class LevelTraining:
         return self.sums.seconds
 
     def _epoch(self) -> float:
-        search, level, done = self.search, self.level, self.result.epochs
-        batches: Iterator[Any] = search.data.train.batches(
-            search.settings.batch_size,
+        search, level, done, group = self.search, self.level, self.result.epochs, self.group
+        images, batch_size, smallest = search.data.train, search.settings.batch_size, group.smallest_batch
+        sizes = [part.stop - part.start for part in batch_bounds(len(images), batch_size, smallest)]
+        pieces = images.batches(
+            batch_size,
             augmentation=search.data.augmentation,
             generator=search.generator(level, done),
             memory_format=torch.channels_last,
             start=self.sums.batches,
             timesteps=self.model.timesteps,  # of a sequence its first frames
+            shard=group.shard,
+            smallest=smallest,
         )
         try:
-            return train_epoch(self.model, batches, self.optimizer, self.step, self.sums, self._after_step)
+            with closing(dealt(pieces, sizes[self.sums.batches :], group)) as batches:
+                return train_epoch(self.model, batches, self.optimizer, self.step, self.sums, self._after_step, group)
         except NonFiniteLossError as error:
             kept = search.files.checkpoint(level)
             where = f"last good checkpoint: {kept}" if kept.exists() else "no checkpoint of this level yet"
             raise DivergedError(f"{error} at level {level}, epoch {done + 1}; {where}") from error
 
     def _accuracy(self) -> float:
-        return evaluate(self.model, self.search.data.test, dtype=PRECISIONS[self.search.settings.precision])
+        dtype = PRECISIONS[self.search.settings.precision]
+        return evaluate(self.model, self.search.data.test, dtype=dtype, group=self.group)
 
     def _tell(self, loss: float, accuracy: float | None, timesteps: int, rate: float, seconds: float) -> None:
         line = EpochReport(
@@ -165,7 +180,7 @@ class LevelTraining:
 
     def _after_step(self) -> None:
         """Look whether to stop, and whether a long epoch is worth a checkpoint in its middle."""
-        stop = self.search.stop.signal
+        stop = self._asked_to_stop()
         if stop is None and time.perf_counter() - self._saved_at < BETWEEN_CHECKPOINTS:
             return
         if stop is not None or not self._dear():
@@ -177,11 +192,20 @@ class LevelTraining:
 
     def _end_epoch(self) -> None:
         self.sums = Sums()
-        stop = self.search.stop.signal
+        stop = self.search.stop.signal if self._average is None else None  # the next step asks the others
         if stop is not None or not self._dear():
             self._save()
         if stop is not None:
             raise StoppedError(stop)
+
+    def _asked_to_stop(self) -> int | None:
+        """The signal that asks to stop after this step; processes of a group all hear of it after the same step."""
+        own = self.search.stop.signal
+        if self._average is None:
+            return own
+        self._average.stop = own is not None
+        looks = self.group.device.type == "cpu" or self.sums.batches % STOP_EVERY == 0
+        return (own or signal.SIGTERM) if looks and self._average.stopping() else None
 
     def _dear(self) -> bool:
         """Whether checkpoints cost too much of the time."""

@@ -72,6 +72,10 @@ class RunFiles:
         self._metrics: list[Entry] | None = None
         self._run: str | None = None
 
+    def inside(self, name: str) -> "RunFiles":
+        """The run in a sub-directory."""
+        return RunFiles(self.root / name)
+
     def start(self, settings: Settings) -> None:
         """Write ``config.json``, or check that the one there says the same.
 

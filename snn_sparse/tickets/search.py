@@ -15,15 +15,17 @@ import torch
 
 from snn_sparse.fusion import fuse
 from snn_sparse.models import SpikingNetwork, build_model
+from snn_sparse.nn import synchronise_batch_norms
 from snn_sparse.tickets.early_time import find_early_timestep
 from snn_sparse.tickets.environment import changes
+from snn_sparse.tickets.group_files import GroupFiles
 from snn_sparse.tickets.level import Hooks, Level, LevelTraining
 from snn_sparse.tickets.mask import Mask
 from snn_sparse.tickets.progress import EpochReport, Progress
 from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.tickets.ticket import State, Ticket
-from snn_sparse.training import Dataset
+from snn_sparse.training import Dataset, Group
 from snn_sparse.training.profile import profile_network
 from snn_sparse.training.stopping import Stop
 from snn_sparse.tuning import choosing
@@ -54,6 +56,7 @@ class Search:
         progress: told of every epoch.
         planned_epochs: of the whole search, for the time left.
         stop: whoever wants the search to end early asks here.
+        group: the processes that make this search together, each with a ``Search`` of its own.
         memory: what the search must not forget (rewind weights, T_early, drawn masks); goes into every checkpoint.
         memory_lost: whether the file of it is damaged, though levels are finished.
         epochs_done: of the whole search.
@@ -61,16 +64,18 @@ class Search:
 
     settings: Settings
     data: Dataset
-    files: RunFiles
+    files: RunFiles | GroupFiles
     progress: Progress
     planned_epochs: int = 0
     stop: Stop = field(default_factory=Stop)
+    group: Group = field(default_factory=Group)
 
     def __post_init__(self) -> None:
         if self.data.timesteps not in (None, self.settings.timestep):
             raise ValueError(
                 f"timestep must be {self.data.timesteps}, as many as the data has frames, got {self.settings.timestep}"
             )
+        self.group.check_batch_size(self.settings.batch_size)
         memory = self.files.load_memory(self.settings.device)
         self.memory_lost = memory is None
         self.memory: dict[str, Any] = memory or {}
@@ -117,11 +122,14 @@ class Search:
         model = model.to(s.device)
         if torch.device(s.device).type == "cuda":
             model = model.to(memory_format=torch.channels_last)
-        if s.backend == "plain":
-            return model
-        fused = fuse(model)
-        assert isinstance(fused, SpikingNetwork)
-        return fused
+        if s.backend == "fused":
+            fused = fuse(model)
+            assert isinstance(fused, SpikingNetwork)
+            model = fused
+        self.group.broadcast_((*model.parameters(), *model.buffers()))
+        if s.sync_statistics:
+            synchronise_batch_norms(model)
+        return model
 
     def generator(self, *keys: Any) -> torch.Generator:
         """A generator of random numbers that depends on the seed and ``keys`` alone."""
@@ -133,7 +141,8 @@ class Search:
         n = min(EARLY_TIME_IMAGES, len(self.data.train))
         pick = torch.randperm(len(self.data.train), generator=self.generator("early time"))[:n]
         images = self.data.train.normalise(self.data.train.images[pick.to(self.data.train.images.device)])
-        early, divergence = find_early_timestep(model, images, self.settings.early_time_threshold)
+        found = find_early_timestep(model, images, self.settings.early_time_threshold)
+        early, divergence = self.group.broadcast_object(found)
         self.memory["timesteps_early"] = early
         listed = ", ".join(f"T={t}: {d:.2f}" for t, d in divergence.items())
         self.progress.note(

@@ -49,6 +49,7 @@ class Settings:
             evaluation; weights, their updates and batch norm's statistics stay float32.
         backend: ``fused``: :func:`snn_sparse.fuse` the network and update live weights only; ``plain``: the reference.
         device: ``cpu``, ``cuda`` or ``cuda:1`` ...
+        sync_statistics: on many processes, batch norm takes the statistics of the whole batch, not of each one's piece.
         deterministic: choose by rule how layers compute, without timing, so that another run gives the same bits.
         like: for method ``random``, and only there: the run or ticket whose layer densities the masks copy.
     """
@@ -78,6 +79,7 @@ class Settings:
     precision: Precision = "fp32"
     backend: str = "fused"
     device: str = "cpu"
+    sync_statistics: bool = False
     deterministic: bool = False
     like: str | None = None
 

@@ -5,6 +5,7 @@ from disk travel, through ``torch.distributed``. Launched by ``torchrun``.
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -235,15 +236,18 @@ class SharedPlans:
 
     Args:
         group: the processes.
-        own: rank 0's store; those of other ranks are never asked.
+        own: rank 0's store; other ranks need none.
         patience: seconds that another rank waits for rank 0.
     """
 
-    def __init__(self, group: Group, own: Store, patience: float = PATIENCE.total_seconds()) -> None:
+    _made = itertools.count()  # the same on all ranks, which go through the same runs
+
+    def __init__(self, group: Group, own: Store | None, patience: float = PATIENCE.total_seconds()) -> None:
         self._group, self._own, self._patience = group, own, timedelta(seconds=patience)
         self._store: Any = None
         if group.size > 1:
-            self._store = dist.PrefixStore("snn_sparse/plans", dist.distributed_c10d._get_default_store())
+            name, everywhere = f"snn_sparse/plans/{next(self._made)}", dist.distributed_c10d._get_default_store()
+            self._store = dist.PrefixStore(name, everywhere)
 
     def get(self, key: str, parse: Callable[[Any], Winner]) -> Winner | None:
         """Return what ``parse`` makes of the winner of a race; None, on rank 0 alone: it must be run.
@@ -251,7 +255,7 @@ class SharedPlans:
         Raises:
             RuntimeError: rank 0 has published nothing for too long.
         """
-        if self._group.first:
+        if self._group.first and self._own is not None:
             found = self._own.get(key, parse)
             if found is not None:
                 self._publish(key, found.as_dict())
@@ -264,7 +268,7 @@ class SharedPlans:
 
     def put(self, key: str, value: Any) -> None:
         """Remember a winner and publish it; does nothing on other ranks than 0."""
-        if self._group.first:
+        if self._group.first and self._own is not None:
             self._own.put(key, value)
             self._publish(key, value)
 

@@ -1,7 +1,7 @@
 """Train one epoch, evaluate a network. Knows nothing of pruning: a mask keeps its weights at zero by itself."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,7 +100,9 @@ def check_finite(model: nn.Module, loss: float) -> None:
             raise NonFiniteLossError(f"{name} is no longer finite, though the loss ({loss:.4f}) is")
 
 
-def dealt(batches: Batches, sizes: Sequence[int], group: Group) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def dealt(
+    batches: Batches, sizes: Sequence[int], group: Group
+) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """Pass on this rank's pieces of batches; layers are not timed for those that differ from rank to rank.
 
     What rank 0 times is for all (see :class:`snn_sparse.training.SharedPlans`), if they compute the same sizes.
