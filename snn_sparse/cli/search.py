@@ -95,8 +95,8 @@ def _join(args: argparse.Namespace, settings: Any) -> tuple[Any, Any]:
 
     group = Group.from_environment(settings.device)
     if args.download:
-        group.on_first(lambda: common.load_data(args, settings.dataset) and None)
-    return group, common.load_data(args, settings.dataset)
+        group.on_first(lambda: common.load_data(args, settings.dataset, settings.timestep) and None)
+    return group, common.load_data(args, settings.dataset, settings.timestep)
 
 
 def default_out(experiment: str, settings: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from snn_sparse.tickets.run_files import RunFiles, State
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.tickets.ticket import Ticket
-from snn_sparse.training.distributed import Group, SharedPlans
+from snn_sparse.training import Group, SharedPlans
 
 
 class GroupFiles:

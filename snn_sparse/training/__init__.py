@@ -3,12 +3,13 @@
 from snn_sparse.training.augment import Augmentation
 from snn_sparse.training.data import Dataset, ImageSet
 from snn_sparse.training.datasets import DATASETS, SOURCES, load_dataset
-from snn_sparse.training.distributed import Group, SharedPlans
+from snn_sparse.training.distributed import Group
 from snn_sparse.training.files import load_checkpoint, save_checkpoint, write_atomic, write_json
 from snn_sparse.training.gradients import GradientAverage
 from snn_sparse.training.live import live_optimizer
 from snn_sparse.training.loop import NonFiniteLossError, evaluate, train_epoch
 from snn_sparse.training.optim import make_optimizer, make_scheduler
+from snn_sparse.training.shared_plans import SharedPlans
 from snn_sparse.training.step import TrainStep
 
 __all__ = [

@@ -5,9 +5,9 @@ from disk travel, through ``torch.distributed``. Launched by ``torchrun``.
 """
 
 import hashlib
-import itertools
-import json
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,9 +16,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch.utils._pytree import tree_flatten, tree_unflatten
-
-from snn_sparse.tuning import Winner
-from snn_sparse.tuning.tuner import Store
 
 PATIENCE = timedelta(minutes=30)  # rank 0 may time layers or write a report meanwhile
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
@@ -44,6 +41,32 @@ def _take_apart(value: Any) -> tuple[list[Tensor], Any]:
         if isinstance(v, Tensor):
             leaves[i] = _Sent(v.shape, torch.empty_like(v, device="meta").stride(), v.dtype, not v.is_cuda)
     return tensors, tree_unflatten(leaves, spec)
+
+
+def _fresh_store(rank: int, size: int) -> Any:
+    """Part of torchrun's store that nobody has written to: after a restart the old one holds addresses of the dead.
+
+    Rank 0 names it. The others ask under names of their own, so that none takes an answer to its dead forerunner.
+    """
+    store, _, _ = next(iter(dist.rendezvous("env://", timeout=PATIENCE)))
+    own, until = uuid.uuid4().hex, time.monotonic() + PATIENCE.total_seconds()
+    if rank > 0:
+        store.set(f"asks/{rank}", own)
+        store.wait([f"answer/{own}"], PATIENCE)
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"knows/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    left = set(range(1, size))
+    while left:
+        for other in sorted(left):
+            if store.check([f"knows/{own}/{other}"]):
+                left.remove(other)
+            elif store.check([f"asks/{other}"]):
+                store.set(f"answer/{store.get(f'asks/{other}').decode()}", own)
+        if time.monotonic() > until:
+            raise RuntimeError(f"ranks {sorted(left)} of {size} have not come")
+        time.sleep(0.02)
+    return dist.PrefixStore(own, store)
 
 
 @dataclass(frozen=True)
@@ -95,7 +118,9 @@ class Group:
             torch.cuda.set_device(device)
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+            dist.init_process_group(
+                backend, store=_fresh_store(rank, size), rank=rank, world_size=size, timeout=PATIENCE
+            )
         return cls(rank, size, device)
 
     @property
@@ -226,52 +251,3 @@ class Group:
         """Leave the group; to be called by all ranks at the end."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
-
-
-class SharedPlans:
-    """Winners of races for all ranks: had each timed its layers for itself, they might choose differently.
-
-    Rank 0 looks into its own store, and publishes what it finds there or is given; the others wait for that. So all
-    must compute layers of the same sizes inside :func:`snn_sparse.tuning.choosing`, as :func:`dealt` sees to.
-
-    Args:
-        group: the processes.
-        own: rank 0's store; other ranks need none.
-        patience: seconds that another rank waits for rank 0.
-    """
-
-    _made = itertools.count()  # the same on all ranks, which go through the same runs
-
-    def __init__(self, group: Group, own: Store | None, patience: float = PATIENCE.total_seconds()) -> None:
-        self._group, self._own, self._patience = group, own, timedelta(seconds=patience)
-        self._store: Any = None
-        if group.size > 1:
-            name, everywhere = f"snn_sparse/plans/{next(self._made)}", dist.distributed_c10d._get_default_store()
-            self._store = dist.PrefixStore(name, everywhere)
-
-    def get(self, key: str, parse: Callable[[Any], Winner]) -> Winner | None:
-        """Return what ``parse`` makes of the winner of a race; None, on rank 0 alone: it must be run.
-
-        Raises:
-            RuntimeError: rank 0 has published nothing for too long.
-        """
-        if self._group.first and self._own is not None:
-            found = self._own.get(key, parse)
-            if found is not None:
-                self._publish(key, found.as_dict())
-            return found
-        try:
-            self._store.wait([key], self._patience)
-        except dist.DistStoreError:
-            raise RuntimeError(f"rank 0 has not told rank {self._group.rank} how to compute {key!r}") from None
-        return parse(json.loads(self._store.get(key)))
-
-    def put(self, key: str, value: Any) -> None:
-        """Remember a winner and publish it; does nothing on other ranks than 0."""
-        if self._group.first and self._own is not None:
-            self._own.put(key, value)
-            self._publish(key, value)
-
-    def _publish(self, key: str, value: Any) -> None:
-        if self._store is not None:
-            self._store.set(key, json.dumps(value))
