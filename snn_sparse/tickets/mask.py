@@ -12,6 +12,7 @@ from torch.nn.utils import prune
 
 from snn_sparse.specs import check_kind
 from snn_sparse.tickets import foreign_masks
+from snn_sparse.tickets.mask_guard import Guard, owner_of
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -184,13 +185,13 @@ class Mask(Mapping[str, torch.Tensor]):
         self.remove_(model)
         foreign = {}
         for name, mask in self.items():
-            owner = _owner(model, name)
+            owner = owner_of(model, name)
             if owner is not None:
                 owner.set_mask(mask)
             else:
                 foreign[name] = mask
         if foreign:
-            guard = _Guard(foreign)
+            guard = Guard(foreign)
             guard.handle = model.register_forward_pre_hook(guard)
             guard(model, None)
         if optimizer is not None:
@@ -226,70 +227,8 @@ class Mask(Mapping[str, torch.Tensor]):
             if getattr(module, "keep_mask", None) is not None:
                 module.set_mask(None)  # type: ignore[operator]
         for hook in list(model._forward_pre_hooks.values()):
-            if isinstance(hook, _Guard):
+            if isinstance(hook, Guard):
                 hook.release()
-
-
-def _owner(model: nn.Module, name: str) -> Any:
-    """The layer that holds a weight, if it owns its mask; else None."""
-    module = model.get_submodule(name.rpartition(".")[0])
-    return module if name.endswith(".weight") and hasattr(module, "set_mask") else None
-
-
-class _Guard:
-    """Forward pre-hook that keeps pruned weights of foreign layers, and their gradients, at zero."""
-
-    def __init__(self, masks: Mapping[str, torch.Tensor]) -> None:
-        self.masks = dict(masks)
-        self.handle: Any = None
-        self._guarded: dict[str, tuple[nn.Parameter, Any]] = {}
-
-    def __deepcopy__(self, memo: dict) -> "_Guard":
-        # A copied model has new parameters: the copy guards those, from its first forward pass on.
-        return _Guard(self.masks)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickling: hooks are registered again by the first forward pass."""
-        return {"masks": self.masks}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.masks, self.handle, self._guarded = state["masks"], None, {}
-
-    def __call__(self, model: nn.Module, _inputs: Any) -> None:
-        """Zero what anybody has written to pruned weights; guard parameters that are new."""
-        for name in [n for n in self.masks if _owner(model, n) is not None]:  # the network was fused since
-            self._release(name)
-            _owner(model, name).set_mask(self.masks.pop(name))
-        weights = dict(model.named_parameters())
-        for name, mask in self.masks.items():
-            weight = weights[name]
-            if mask.device != weight.device:
-                mask = self.masks[name] = mask.to(weight.device)
-            weight.data.masked_fill_(~mask, 0)
-            if self._guarded.get(name, (None,))[0] is not weight:
-                self._guard(name, weight)
-
-    def _guard(self, name: str, weight: nn.Parameter) -> None:
-        if name in self._guarded and self._guarded[name][1] is not None:
-            self._guarded[name][1].remove()
-        handle = (
-            weight.register_hook(lambda grad: grad.masked_fill(~self.masks[name], 0)) if weight.requires_grad else None
-        )
-        self._guarded[name] = (weight, handle)
-        if weight.grad is not None:
-            weight.grad.masked_fill_(~self.masks[name], 0)
-
-    def _release(self, name: str) -> None:
-        _, handle = self._guarded.pop(name, (None, None))
-        if handle is not None:
-            handle.remove()
-
-    def release(self) -> None:
-        """Remove all hooks."""
-        for name in list(self._guarded):
-            self._release(name)
-        if self.handle is not None:
-            self.handle.remove()
 
 
 def mask_distance(a: Mask, b: Mask) -> float:
