@@ -10,6 +10,7 @@ import torch
 from benchmarks import compiled, fusing, neuron, search, train_step
 from benchmarks.publish import groups, publish, publish_fusing, tables
 from benchmarks.rows import Row, write
+from benchmarks.survival import command as survival
 
 CASES: dict[str, ModuleType] = {"neuron": neuron, "train-step": train_step, "search": search, "fusing": fusing}
 
@@ -46,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("publish", help="make the tables of README and docs, and the plots, from the rows")
     compiling = commands.add_parser("compile", help=(compiled.__doc__ or "").splitlines()[0])
     compiled.add_flags(compiling)
+    surviving = commands.add_parser("survive", help=(survival.__doc__ or "").splitlines()[0])
+    survival.add_flags(surviving)
     args = parser.parse_args(argv)
     if args.case == "publish":
         publish()
         return 0
+    if args.case == "survive":
+        return survival.run(args)
     if args.case == "compile":
         return compiled.run(args)
     failed = False

@@ -1,5 +1,6 @@
 """Environment of a run: versions, device, threads, and what differs from where the run began."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -30,6 +31,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads",
         "processor": processor(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),  # by torchrun
         "commit": commit or None,
     }
 
@@ -37,7 +39,7 @@ def environment(device: str) -> dict[str, Any]:
 def changes(before: dict[str, Any], device: str) -> list[str]:
     """List, in words, what of the environment decides the last bits and is not as it was ``before``."""
     now = environment(device)
-    names = ["torch", "snn_sparse"] + (["device"] if device.startswith("cuda") else ["processor"])
+    names = ["torch", "snn_sparse", "processes"] + (["device"] if device.startswith("cuda") else ["processor"])
     return [
         f"{name} {before[name]} then, {now[name]} now" for name in names if before.get(name, now[name]) != now[name]
     ]

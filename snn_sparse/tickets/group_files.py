@@ -102,3 +102,7 @@ class GroupFiles:
     def forget_metrics(self, level: int, epoch: int) -> None:
         """As :meth:`RunFiles.forget_metrics`."""
         self._write(lambda: self._files.forget_metrics(level, epoch))
+
+    def miss_metrics(self, level: int, epochs: int) -> None:
+        """Leave a note if there are fewer lines of a level than it has had epochs."""
+        self._write(lambda: self._files.miss_metrics(level, epochs))

@@ -175,6 +175,7 @@ class LevelTraining:
             self.result, self.sums = Level(**saved["result"]), Sums(**saved.get("sums", {}))
             search.progress.note(f"level {self.level}: going on after epoch {self.result.epochs}{self.sums.describe()}")
         files.forget_metrics(self.level, self.result.epochs)
+        files.miss_metrics(self.level, self.result.epochs)
         search.pass_on_notes()
         search.epochs_done += self.result.epochs
 

@@ -3,27 +3,23 @@
 Every file carries a checksum and says which run it belongs to, so that damaged or misplaced ones are never used.
 """
 
-import hashlib
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from snn_sparse.tickets.environment import environment
-from snn_sparse.tickets.run_lock import LOCK, OWNER, only_process
+from snn_sparse.tickets import run_config
+from snn_sparse.tickets.run_lock import only_process
 from snn_sparse.tickets.run_plans import RunPlans
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.tickets.ticket import Ticket
 from snn_sparse.tickets.ticket_file import TicketHeader, read_header
 from snn_sparse.training.files import (
     DamagedFileError,
-    is_temporary,
     load_checkpoint,
     remove_temporaries,
     save_checkpoint,
-    write_json,
 )
 from snn_sparse.training.journal import Entry, Journal
 
@@ -32,28 +28,6 @@ State = dict[str, Any]
 
 class RunExistsError(ValueError):
     """The directory holds a run of another configuration."""
-
-
-def _checksum(config: dict[str, Any]) -> str:
-    rest = {k: v for k, v in config.items() if k != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _foreign(path: Path) -> bool:
-    """Whether a file is none that a start which was killed leaves behind."""
-    return not is_temporary(path) and path.name not in (LOCK, OWNER)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
-        raise DamagedFileError(f"{path} is damaged: settings are missing")
-    if ("checksum" in config or "run" in config) and config.get("checksum") != _checksum(config):
-        raise DamagedFileError(f"{path} is damaged: its checksum is wrong")
-    return config
 
 
 class RunFiles:
@@ -84,14 +58,11 @@ class RunFiles:
             RunInUseError: another process has the directory.
             DamagedFileError: it is damaged, and so is its copy.
         """
-        if self._new() and self.root.exists() and (not self.root.is_dir() or any(map(_foreign, self.root.iterdir()))):
+        if run_config.is_new(self.root) and run_config.is_foreign(self.root):
             raise RunExistsError(f"out {self.root} exists and is no run of snn-sparse: choose another --out")
         with self.alone():
-            if self._new():
-                config = {
-                    "settings": settings.as_dict(), "environment": environment(settings.device), "run": uuid.uuid4().hex
-                }  # fmt: skip
-                self._write_config(config | {"checksum": _checksum(config)})
+            if run_config.is_new(self.root):
+                run_config.write_config(self.root, settings)
         old = Settings().as_dict() | self.config()["settings"]  # an older run knew fewer settings
         new = json.loads(json.dumps(settings.as_dict()))
         differing = [k for k in {**old, **new} if old.get(k) != new.get(k)]
@@ -101,18 +72,6 @@ class RunFiles:
                 f"out {self.root} holds another configuration: {k} is {old.get(k)!r} there, {new.get(k)!r} here; "
                 "choose another --out"
             )
-
-    @property
-    def _copy(self) -> Path:
-        """Second copy of the configuration, without which a run is worth little."""
-        return self.root / ".config.json"
-
-    def _new(self) -> bool:
-        return not (self.root / "config.json").exists() and not self._copy.exists()
-
-    def _write_config(self, config: dict[str, Any]) -> None:
-        write_json(self._copy, config)
-        write_json(self.root / "config.json", config)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -127,33 +86,17 @@ class RunFiles:
             yield
 
     def config(self) -> dict[str, Any]:
-        """Contents of ``config.json``; where that is damaged or gone, of its copy, which then replaces it.
+        """Contents of ``config.json``.
 
         Raises:
-            ValueError: the directory is no run. DamagedFileError: both are damaged.
+            ValueError: the directory is no run. DamagedFileError: it is damaged, and so is its copy.
         """
-        path = self.root / "config.json"
-        try:
-            return _read_config(path)
-        except FileNotFoundError:
-            if not self._copy.exists():
-                raise ValueError(f"{self.root} is no run directory: it has no config.json") from None
-            config = _read_config(self._copy)
-        except DamagedFileError as error:
-            if not self._copy.exists():
-                raise
-            try:
-                config = _read_config(self._copy)
-            except DamagedFileError:
-                raise error from None
-            self.notes.append(f"{error}; its copy serves")
-        write_json(path, config)
-        return config
+        return run_config.read_config(self.root, self.notes)
 
     @property
     def run(self) -> str | None:
         """Identity of the run, which its files carry; None in a run of an earlier version."""
-        if self._run is None and (self.root / "config.json").exists():
+        if self._run is None and not run_config.is_new(self.root):
             self._run = self.config().get("run")
         return self._run
 
@@ -286,6 +229,12 @@ class RunFiles:
         """Add a line to ``metrics.jsonl``."""
         self.metrics().append(line)
         self._journal().append(line)
+
+    def miss_metrics(self, level: int, epochs: int) -> None:
+        """Leave a note if there are fewer lines of a level than it has had epochs."""
+        lost = epochs - sum(m["level"] == level for m in self.metrics())
+        if lost > 0:
+            self.notes.append(f"{self.root / 'metrics.jsonl'}: {lost} line(s) of level {level} are lost")
 
     def forget_metrics(self, level: int, epoch: int) -> None:
         """Drop the lines of a level after ``epoch``: a kill came between them and the checkpoint; and damaged ones."""

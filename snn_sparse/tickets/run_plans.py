@@ -17,20 +17,21 @@ class RunPlans:
         run: identity of the run.
 
     Attributes:
+        used: winners by the name of their race.
         damaged: number of plans that are lost; their layers are raced anew, and may round another way.
     """
 
     def __init__(self, path: Path, run: str) -> None:
         self._journal, self._machine = Journal(path, run), Cache()
         entries, self.damaged = self._journal.read()
-        self._used = {entry["layer"]: entry["winner"] for entry in entries}
+        self.used = {entry["layer"]: entry["winner"] for entry in entries}
         if self.damaged:
             self._journal.rewrite(entries)
 
     def get(self, key: str, parse: Callable[[Any], Winner]) -> Winner | None:
         """The winner of a race; None where it must be run."""
-        if key in self._used:
-            return parse(self._used[key])
+        if key in self.used:
+            return parse(self.used[key])
         found = self._machine.get(key, parse)
         if found is not None:
             self._remember(key, found.as_dict())
@@ -42,5 +43,5 @@ class RunPlans:
         self._machine.put(key, value)
 
     def _remember(self, key: str, value: Any) -> None:
-        self._used[key] = value
+        self.used[key] = value
         self._journal.append({"layer": key, "winner": value})

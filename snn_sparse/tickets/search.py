@@ -196,6 +196,8 @@ class Search:
             self.epochs_done += int(ticket.meta["epochs"])
             self.progress.note(f"level {level}: finished before, {ticket.meta['accuracy']:.2f} %")
             self.files.forget_checkpoints(level)
+            self.files.miss_metrics(level, int(ticket.meta["epochs"]))
+            self.pass_on_notes()
         return ticket
 
     def _profile(self, model: SpikingNetwork, mask: Mask) -> dict[str, Any]:
