@@ -29,6 +29,8 @@ def random_tickets(search: Search) -> None:
     tickets, dense = search.group.on_first(lambda: _tickets_of(like))
     model = search.new_model()
     for ticket in tickets:
+        if not {"level", "epochs"} <= ticket.meta.keys():
+            raise ValueError(f"like {like} is a ticket from no search of snn-sparse: its meta has no level or epochs")
         if {**ticket.config, "timesteps": 0} != {**model.config, "timesteps": 0}:
             raise ValueError(f"like {like} is a ticket of another network: {ticket.config}")
     search.planned_epochs = sum(int(t.meta["epochs"]) for t in tickets)

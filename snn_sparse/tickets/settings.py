@@ -24,6 +24,9 @@ METHODS: dict[str, str] = {
 SPARSITIES = (0.0, 25.04, 43.71, 57.76, 68.3, 76.2, 82.13, 86.58, 89.91, 92.41, 94.29, 95.69, 96.75, 97.54, 98.13)
 
 
+MOST_TIMESTEPS = 1000  # a second at a millisecond each; more is damage, or an attack on the memory
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the outcome of a search; names and defaults are those of the published scripts.
@@ -100,6 +103,8 @@ class Settings:
         for name in ("timestep", "batch_size", "end_iter", "prune_iterations", "round", "valid_freq"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.timestep > MOST_TIMESTEPS:
+            raise ValueError(f"timestep must be at most {MOST_TIMESTEPS}, got {self.timestep}")
         self._check_numbers()
         self._check_method()
 

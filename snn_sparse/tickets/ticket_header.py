@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from snn_sparse.models import ARCHITECTURES, build_model
 from snn_sparse.nn import NEURONS
 from snn_sparse.specs import BatchNormStatistics
+from snn_sparse.tickets.settings import MOST_TIMESTEPS
 
 FORMATS = ("snn_sparse.ticket/1", "snn_sparse.ticket/2")  # read; the last one is written
 Weights = Literal["trained", "rewind"]
@@ -28,8 +29,8 @@ _FIELDS = {
 }
 _DEFAULTS = {name: p.default for name, p in signature(build_model).parameters.items()}
 # The largest numbers that a network is described with. ImageNet-21k has 21,841 classes, and no image a million
-# channels; a thousand timesteps are a second at a millisecond each. More is damage, or an attack on the memory.
-_MOST = {"num_classes": 10**6, "in_channels": 10**6, "timesteps": 1000}
+# channels. More is damage, or an attack on the memory.
+_MOST = {"num_classes": 10**6, "in_channels": 10**6, "timesteps": MOST_TIMESTEPS}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "arch": ARCHITECTURES,
     "neuron": tuple(NEURONS),

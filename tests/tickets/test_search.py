@@ -205,6 +205,7 @@ def test_sigkill_at_any_moment(tmp_path):
         ({"arch": "alexnet"}, "arch"),
         ({"batch_size": 0}, "batch_size"),
         ({"timestep": 0}, "timestep"),
+        ({"timestep": 1001}, "timestep must be at most 1000"),
         ({"method": "imp+et", "timestep": 2}, "timestep must be at least 3"),
         ({"method": "eb+et", "end_iter": 2}, "end_iter"),
         ({"method": "imp+et", "prune_iterations": 1}, "prune_iterations"),
