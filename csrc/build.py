@@ -23,6 +23,7 @@ INSTRUCTION_SETS = {"portable": [], **({"avx2": ["-mavx2", "-mfma"], "avx512": W
 # Compiled once for each instruction set.
 KERNELS = {
     "convolution/kernels.cpp": [MULTIPLY_ADD],  # slowest first: it decides how long a build takes
+    "convolution/spike_kernels.cpp": [EXACT],
     "neuron/kernels.cpp": [EXACT, "-fno-math-errno", "-Wno-ignored-attributes"],
     "spikes/convert_kernels.cpp": [EXACT],
 }
@@ -31,6 +32,7 @@ PLAIN = ["common/isa.cpp", "convolution/core.cpp", "convolution/plan.cpp"]
 BINDINGS = [
     "convolution/index_lists.cpp",
     "convolution/operators.cpp",
+    "convolution/spike_operators.cpp",
     "live/live.cpp",
     "neuron/operators.cpp",
     "spikes/bits.cpp",
