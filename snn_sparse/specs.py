@@ -26,7 +26,8 @@ MEMORY_FORMATS = {"nchw": 0, "nhwc": 1, "lanes": 1}  # lanes: plus the number of
 
 # Limits of the kernels.
 LANES, MAX_VECTORS = 8, 8  # of the ``lanes`` memory format
-MAX_KERNEL, MAX_STRIDE, MAX_PADDING = 7, 8, 64  # of a convolution at live weights on a CPU
+MAX_KERNEL, MAX_STRIDE, MAX_PADDING = 7, 8, 64  # of a convolution at live weights or from spikes on a CPU
+MAX_SPIKE_WIDTH = 4096  # pixels of a row, from spikes
 MAX_TIMESTEPS = 32  # of the Triton kernels
 
 BatchNormStatistics = Literal["per_step", "pooled"]

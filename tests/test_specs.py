@@ -42,6 +42,7 @@ def test_every_limit_is_that_of_the_header():
         "kMaxKernel": specs.MAX_KERNEL,
         "kMaxStride": specs.MAX_STRIDE,
         "kMaxPadding": specs.MAX_PADDING,
+        "kMaxSpikeWidth": specs.MAX_SPIKE_WIDTH,
     }
     assert constants() == formats | limits
 

@@ -17,5 +17,6 @@ constexpr int kMaxVectors = 8;  // vectors side by side
 constexpr int kMaxKernel = 7;
 constexpr int kMaxStride = 8;
 constexpr int kMaxPadding = 64;
+constexpr int kMaxSpikeWidth = 4096;  // pixels of a row of spikes
 
 }  // namespace snn_sparse

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/codes.h"
 #include "common/dispatch.h"
 
 namespace snn_sparse {
@@ -16,8 +17,6 @@ struct SpikeGeometry {
 
   int64_t taps() const { return kernel_h * kernel_w; }
 };
-
-constexpr int64_t kMaxSpikeWidth = 4096;  // pixels of a row: positions within a few rows fit 16 bits
 
 // How many output channels are worked on at once, and how a thread's memory is cut, for one instruction set.
 struct SpikeTiling {

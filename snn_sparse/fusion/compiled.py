@@ -118,7 +118,7 @@ class Compiled:
         self.has_run = False
 
     def plan(self, like: Tensor) -> fx.GraphModule:
-        """The graph that runs now, with or without gradients: planned again where a mask is new."""
+        """The graph that runs now, with or without gradients: planned again where a mask is new or a rate has moved."""
         self._forget_old_masks()
         key = (torch.is_grad_enabled(), False)
         if key not in self._plans:
@@ -145,12 +145,12 @@ class Compiled:
         return planned(self.walk.new, self.walk.stages, self._model, self.sites.inline, like)
 
     def is_planned(self) -> bool:
-        """Whether there is a plan for the masks as they are."""
+        """Whether there is a plan for the masks as they are, and firing rates near those that it was made for."""
         now = self._tuners_now()
         if not self._plans or len(now) != len(self._tuners):
             return False
         for a, b in zip(now, self._tuners):  # noqa: B905, SIM110 - so that Dynamo follows
-            if a is not b:
+            if a is not b or a.moved:
                 return False
         return True
 

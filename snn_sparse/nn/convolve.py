@@ -93,8 +93,8 @@ def plan(conv: Any, sizes: Sizes, binary: bool, like: Tensor | None = None) -> C
         return ConvPlan("plain", out)
     g, tuner = ConvGeometry.of(sizes, _four(conv.weight).shape, *window), tuner_of(conv)
     if what == "cpp":
-        memory_format, how = tuner.on_cpu(g, conv.weight.dtype)
-        if isinstance(conv, nn.Linear) and how.live is None:
+        memory_format, how = tuner.on_cpu(g, conv.weight.dtype, binary)
+        if isinstance(conv, nn.Linear) and how.live is None and how.spikes is None:
             return ConvPlan("plain", out, NCHW if sizes[3:] == (1, 1) else NHWC)
         return ConvPlan("cpp", out, memory_format, how, binary and (how.live is None or tuner.density > PACK_ABOVE))
     if not isinstance(conv, nn.Conv2d):
@@ -128,6 +128,8 @@ def convolve(
     assert window is not None
     if isinstance(conv, Masked):
         conv.hold_mask(written=not live)  # live kernels read no pruned weight
+    if how.binary and isinstance(x, Tensor) and not torch.compiler.is_compiling():
+        tuner_of(conv).see(x)
     given = (_four(conv.weight), conv.bias, *window, how.configuration)
     y, parts = convolution(x, *given, binary=how.binary, adds_bias=adds_bias, statistics=statistics)
     if how.implementation == "cpp" and not live:

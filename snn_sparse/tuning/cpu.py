@@ -1,56 +1,94 @@
-"""The race of a layer on a CPU: dense in two memory formats, and at its live weights in several configurations."""
+"""The race of a layer on a CPU: dense in two memory formats, from spikes, and at its live weights in several ways."""
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from snn_sparse.ops.convolution import LayerConfiguration, LiveConfiguration, convolution, live_configuration
+from snn_sparse.ops.convolution import (
+    LayerConfiguration,
+    LiveConfiguration,
+    SpikeConfiguration,
+    convolution,
+    live_configuration,
+    takes_spikes,
+)
 from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat, convert
 from snn_sparse.specs import LANES, ConvGeometry, ceil_div
 from snn_sparse.tuning.race import processor, race
 from snn_sparse.tuning.winner import Winner
 
-MARGIN = 0.97  # a configuration at live weights must beat the dense one by this factor to be chosen
+MARGIN = 0.97  # another configuration must beat the dense one by this factor to be chosen
 LINEAR_MARGIN = 0.6  # for a linear layer, whose conversions are not in its time
-FORMAT = 2  # of the cache; raised when winners of an older version no longer hold
+FORMAT = 3  # of the cache; raised when winners of an older version no longer hold
 # Packing takes the same time at any density: little beside a convolution at 25 %, much beside one at 2 %.
 PACK_ABOVE = 0.15
+RATES = (2, 5, 10, 20, 35, 60)  # percent of the input that may spike in a race
+FIRST_RATE = 20  # before any input was seen
+FROM_SPIKES = (SpikeConfiguration(), SpikeConfiguration(grad_weight=False), SpikeConfiguration(output=False))
+UNKNOWN_RATE = 0.2  # share of ones where the input may hold any numbers
 
 
-def key(g: ConvGeometry, dtype: torch.dtype, density: float | None) -> str:
-    """Name of a race in the cache: shape, density to two digits, processor, instruction set and threads."""
+def nearest_rate(share: float) -> int:
+    """The percentage among :data:`RATES` that is closest to a share of spikes, by ratio."""
+    percent = max(100 * share, RATES[0] / 2)
+    return min(RATES, key=lambda rate: abs(math.log(rate / percent)))
+
+
+def left_rate(rate: int, share: float) -> bool:
+    """Whether a share of spikes is beyond half or double of the percentage that was raced, and nearer to another."""
+    return not rate / 2 <= 100 * share <= 2 * rate and nearest_rate(share) != rate
+
+
+def key(g: ConvGeometry, dtype: torch.dtype, density: float | None, rate: int | None = None) -> str:
+    """Name of a race in the cache: shape, density to two digits, rate, processor, instruction set and threads."""
     dense = "dense" if density is None else f"{density:.2g}"
     sizes, weight = "x".join(map(str, g.input_shape)), "x".join(map(str, g.weight_shape))
     how = f"s{g.stride}p{g.padding} {str(dtype).removeprefix('torch.')}"
+    dense += "" if rate is None else f" {rate}% spikes"
     machine = f"{processor()} {os.environ.get('SNN_SPARSE_ISA', '')} {torch.get_num_threads()} threads"
     return f"cpu v{FORMAT} {sizes} {weight} {how} {dense} | {machine}"
 
 
-def choose(g: ConvGeometry, dtype: torch.dtype, keep: torch.Tensor | None) -> Winner:
+def choose(g: ConvGeometry, dtype: torch.dtype, keep: torch.Tensor | None, rate: int | None = None) -> Winner:
     """Race all configurations of a layer on random spikes under its mask (None: dense).
 
     Args:
         g: sizes of the layer.
         dtype: float32 or float64.
         keep: bool ``[Cout, Cin, kh, kw]`` on the CPU.
+        rate: percent of the input that spikes; None: it may hold any numbers, and spikes cannot be listed.
     """
     generator = torch.Generator().manual_seed(0)
-    x = (torch.rand(g.input_shape, generator=generator) < 0.2).to(dtype)
+    x = (torch.rand(g.input_shape, generator=generator) < (UNKNOWN_RATE if rate is None else rate / 100)).to(dtype)
     weight = torch.randn(g.weight_shape, generator=generator, dtype=dtype)
-    entries: list[tuple[MemoryFormat, LiveConfiguration | None]] = [(NCHW, None), (NHWC, None)]
-    runs = [_step(x, weight, g, f, LayerConfiguration(), True) for f, _ in entries]
+    entries: list[_Entry] = [(NCHW, None, None), (NHWC, None, None)]
+    runs = [_step(x, weight, g, f, LayerConfiguration(), True) for f, *_ in entries]
+    if rate is not None and takes_spikes(g):
+        entries += [(NHWC, None, spikes) for spikes in FROM_SPIKES]
+        runs += [_step(x, weight, g, NHWC, LayerConfiguration.of_spikes(None, s), True) for s in FROM_SPIKES]
     if keep is not None:
         density = int(keep.count_nonzero()) / keep.numel()
         for live in candidates(g, density):
             how, lanes = live_configuration(keep, g.stride, g.padding, live), MemoryFormat("lanes", live.vectors)
             runs.append(_step(x, weight * keep, g, lanes, how, density > PACK_ABOVE))
-            entries.append((lanes, live))
+            entries.append((lanes, live, None))
     seconds = race(runs, torch.device("cpu"), always=2)
-    margin = LINEAR_MARGIN if (g.height, g.width) == (1, 1) else MARGIN
-    best = min(range(len(runs)), key=lambda i: seconds[i] / (1 if entries[i][1] is None else margin))
-    return Winner((seconds[best],), (min(seconds[:2]),), *entries[best])
+    best = min(range(len(runs)), key=lambda i: seconds[i] / _margin(g, *entries[i][1:]))
+    memory_format, at_live, spikes = entries[best]
+    times = (seconds[best],), (min(seconds[:2]),)
+    return Winner(*times, memory_format, at_live, spikes=spikes, rate=rate)
+
+
+_Entry = tuple[MemoryFormat, LiveConfiguration | None, SpikeConfiguration | None]
+
+
+def _margin(g: ConvGeometry, live: LiveConfiguration | None, spikes: SpikeConfiguration | None) -> float:
+    if live is None:
+        return 1 if spikes is None else MARGIN
+    return LINEAR_MARGIN if (g.height, g.width) == (1, 1) else MARGIN
 
 
 def candidates(g: ConvGeometry, density: float) -> list[LiveConfiguration]:

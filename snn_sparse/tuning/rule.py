@@ -1,6 +1,6 @@
 """A layer's configuration on a CPU by rule, where timing must not decide: the same for the same layer, always."""
 
-from snn_sparse.ops.convolution import LiveConfiguration
+from snn_sparse.ops.convolution import LiveConfiguration, SpikeConfiguration, takes_spikes
 from snn_sparse.ops.spikes import NHWC, MemoryFormat
 from snn_sparse.specs import ConvGeometry
 from snn_sparse.tuning.cpu import candidates
@@ -11,16 +11,18 @@ BLOCKS_ABOVE = 0.1  # density above which blocks of channels keep the input in t
 BLOCK = 32
 
 
-def by_rule(g: ConvGeometry, density: float | None) -> Winner:
+def by_rule(g: ConvGeometry, density: float | None, rate: int | None = None) -> Winner:
     """Choose as most races ended, without timing anything.
 
     Args:
         g: sizes of the layer.
         density: share of live weights; None: dense, or no layer for the kernels at live weights.
+        rate: percent of the input that is taken to spike; None: it may hold any numbers.
     """
     found = candidates(g, density) if density is not None and density < LIVE_BELOW else []
     if not found:
-        return Winner((0.0,), (0.0,), NHWC)
+        spikes = SpikeConfiguration() if rate is not None and takes_spikes(g) else None
+        return Winner((0.0,), (0.0,), NHWC, spikes=spikes, rate=rate)
     vectors = max(c.vectors for c in found)
     block = BLOCK if density is not None and density > BLOCKS_ABOVE else g.inputs
 
@@ -28,4 +30,4 @@ def by_rule(g: ConvGeometry, density: float | None) -> Winner:
         return abs((c.channel_block or g.inputs) - block), c.rows_outermost, c.pack
 
     live = min((c for c in found if c.vectors == vectors), key=distance)
-    return Winner((0.0,), (0.0,), MemoryFormat("lanes", live.vectors), live)
+    return Winner((0.0,), (0.0,), MemoryFormat("lanes", live.vectors), live, rate=rate)

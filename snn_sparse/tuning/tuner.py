@@ -71,11 +71,15 @@ class LayerTuner:
 
     Attributes:
         winners: of every shape and dtype that was asked for.
+        rate: percent of a binary input that is taken to spike, one of :data:`snn_sparse.tuning.cpu.RATES`.
+        watching: whether the rate of the next input is wanted; set it to follow a rate that may have drifted.
+        moved: whether the rate has moved since configurations were asked for, which may be others now.
     """
 
     def __init__(self, keep: Tensor | None) -> None:
         self.keep = keep[..., None, None] if keep is not None and keep.dim() == 2 else keep
         self.winners: dict[tuple[ConvGeometry, torch.dtype], Winner] = {}
+        self.rate, self.watching, self.moved = cpu.FIRST_RATE, True, False
         self._live: dict[tuple[LiveConfiguration, int, int], LayerConfiguration] = {}
         self._tiled: dict[tuple[ConvGeometry, torch.dtype, torch.dtype, torch.device], LayerConfiguration] = {}
 
@@ -84,13 +88,31 @@ class LayerTuner:
         """Share of the weights that are alive."""
         return 1.0 if self.keep is None else int(self.keep.count_nonzero()) / self.keep.numel()
 
-    def on_cpu(self, g: ConvGeometry, dtype: torch.dtype) -> tuple[MemoryFormat, LayerConfiguration]:
-        """Memory format of input and output, and the configuration, for C++ operators."""
-        if (g, dtype) not in self.winners and _now.by == "dense":
-            return NCHW, LayerConfiguration.dense(self.keep)
-        if (g, dtype) not in self.winners:
-            self.winners[(g, dtype)] = self._find_on_cpu(g, dtype)
-        winner = self.winners[(g, dtype)]
+    def see(self, x: Tensor) -> None:
+        """Look how much of a binary input spikes: one pass, if :attr:`watching`; never where plans are to stay."""
+        if self.watching and _now.by == "race" and _now.store is None:
+            self.watching, share = False, int(x.count_nonzero()) / x.numel()
+            if cpu.left_rate(self.rate, share):
+                self.rate, self.moved = cpu.nearest_rate(share), True
+
+    def on_cpu(
+        self, g: ConvGeometry, dtype: torch.dtype, binary: bool = False
+    ) -> tuple[MemoryFormat, LayerConfiguration]:
+        """Memory format of input and output, and the configuration, for C++ operators.
+
+        Args:
+            g: sizes of the layer.
+            dtype: float32 or float64.
+            binary: whether the input holds zeros and ones only, so that spikes may be listed.
+        """
+        self.moved = False
+        winner, rate = self.winners.get((g, dtype)), self.rate if binary else None
+        if winner is None or winner.rate != rate:
+            if _now.by == "dense":
+                return NCHW, LayerConfiguration.dense(self.keep)
+            winner = self.winners[(g, dtype)] = self._find_on_cpu(g, dtype, rate)
+        if winner.spikes is not None:
+            return winner.memory_format, LayerConfiguration.of_spikes(self.keep, winner.spikes)
         if winner.live is None or self.keep is None:
             return winner.memory_format, LayerConfiguration.dense(self.keep)
         place = (winner.live, g.stride, g.padding)
@@ -98,16 +120,16 @@ class LayerTuner:
             self._live[place] = live_configuration(self.keep.cpu(), g.stride, g.padding, winner.live)
         return winner.memory_format, self._live[place]
 
-    def _find_on_cpu(self, g: ConvGeometry, dtype: torch.dtype) -> Winner:
+    def _find_on_cpu(self, g: ConvGeometry, dtype: torch.dtype, rate: int | None) -> Winner:
         keep = None if self.keep is None or not _walkable(g) else self.keep.cpu()
         density = None if keep is None else self.density
         if _now.by == "rule":
-            return by_rule(g, density)
-        store, key = _now.store or Cache(), cpu.key(g, dtype, density)
+            return by_rule(g, density, rate)
+        store, key = _now.store or Cache(), cpu.key(g, dtype, density, rate)
         found = store.get(key, Winner.parse)
-        if found is None or (found.live is not None and keep is None):
+        if found is None or (found.live is not None and keep is None) or found.rate != rate:
             with torch.inference_mode(False), torch.enable_grad():
-                found = cpu.choose(g, dtype, keep)
+                found = cpu.choose(g, dtype, keep, rate)
             store.put(key, found.as_dict())
         return found
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from snn_sparse.ops.convolution import Directions, LiveConfiguration, TileConfiguration
+from snn_sparse.ops.convolution import Directions, LiveConfiguration, SpikeConfiguration, TileConfiguration
 from snn_sparse.ops.spikes import NCHW, MemoryFormat
 
 _BY_TORCH = Directions()
@@ -20,6 +20,8 @@ class Winner:
         memory_format: of input and output on a CPU.
         live: on a CPU, at the live weights; None: dense.
         directions: on a GPU.
+        spikes: on a CPU, what is computed from spikes, channels last.
+        rate: percent of the input that spiked in the race on a CPU; None: it could hold any numbers.
     """
 
     seconds: tuple[float, ...]
@@ -27,11 +29,15 @@ class Winner:
     memory_format: MemoryFormat = NCHW
     live: LiveConfiguration | None = None
     directions: Directions = _BY_TORCH
+    spikes: SpikeConfiguration | None = None
+    rate: int | None = None
 
     def describe(self) -> str:
         """Name it in a few words, for tables."""
         if self.live is not None:
             return self.live.describe()
+        if self.spikes is not None:
+            return self.spikes.describe()
         if self.directions == _BY_TORCH:
             return f"dense {self.memory_format.kind}"
         return ", ".join("dense" if d is None else d.describe() for d in self.directions[:3])
@@ -60,5 +66,11 @@ class Winner:
             raise ValueError("the memory format is not that of the configuration")
         if not isinstance(found["directions"], list | tuple) or len(found["directions"]) != len(_BY_TORCH):
             raise ValueError("directions must be all of them")
+        spikes = None if found["spikes"] is None else SpikeConfiguration(**found["spikes"])
+        if spikes is not None and kind != "nhwc":
+            raise ValueError("spikes are listed channels last")
+        rate = found["rate"]
+        if not (rate is None or (type(rate) is int and 0 < rate <= 100)) or (spikes is not None and rate is None):
+            raise ValueError(f"rate must be None or a percentage, got {rate!r}")
         directions = Directions(*(None if d is None else TileConfiguration(**d) for d in found["directions"]))
-        return cls(*times, MemoryFormat(kind, vectors), live, directions)
+        return cls(*times, MemoryFormat(kind, vectors), live, directions, spikes, rate)

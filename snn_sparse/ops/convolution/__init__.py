@@ -6,9 +6,10 @@ from snn_sparse.ops.convolution.configuration import (
     Directions,
     LayerConfiguration,
     LiveConfiguration,
+    SpikeConfiguration,
     TileConfiguration,
 )
-from snn_sparse.ops.convolution.cpu import live_configuration
+from snn_sparse.ops.convolution.cpu import live_configuration, takes_spikes
 from snn_sparse.ops.convolution.directions import run_direction
 from snn_sparse.ops.convolution.fused_neuron import convolution_neuron
 from snn_sparse.ops.convolution.op import convolution
@@ -18,11 +19,13 @@ __all__ = [
     "Grouper",
     "LayerConfiguration",
     "LiveConfiguration",
+    "SpikeConfiguration",
     "TileConfiguration",
     "check",
     "convolution",
     "convolution_neuron",
     "live_configuration",
     "run_direction",
+    "takes_spikes",
     "tiled",
 ]

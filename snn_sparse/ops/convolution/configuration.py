@@ -53,6 +53,32 @@ class LiveConfiguration:
 
 
 @dataclass(frozen=True)
+class SpikeConfiguration:
+    """Which directions the CPU kernels compute from a list of spikes, channels last; the others are left to torch.
+
+    Attributes:
+        output: whether the output is.
+        grad_weight: whether the gradient of the weight is.
+
+    Raises:
+        TypeError: a flag that is no bool. ValueError: neither is.
+    """
+
+    output: bool = True
+    grad_weight: bool = True
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if not (self.output or self.grad_weight):
+            raise ValueError("output or grad_weight must be true")
+
+    def describe(self) -> str:
+        """Name it in a few words, for tables."""
+        names = {"output": self.output, "weight gradient": self.grad_weight}
+        return "spikes: " + ", ".join(name for name, wanted in names.items() if wanted)
+
+
+@dataclass(frozen=True)
 class TileConfiguration:
     """How the Triton kernels compute one direction: how index lists are made, the tile of a program, the launch.
 
@@ -135,7 +161,7 @@ class IndexLists(NamedTuple):
 
 _BY_TORCH = Directions()
 _ALIGNED = 4  # int32 that start on 16 bytes, as kernels like their pointers
-_LIVE, _TILES = 1, 2
+_LIVE, _TILES, _SPIKES = 1, 2, 3
 _NUMBERS = 12  # of a direction: a configuration, the lengths of its lists
 
 
@@ -145,7 +171,8 @@ class LayerConfiguration:
 
     Attributes:
         keep: bool, of the weight's shape: which weights are alive; None: all. Gradients are zero elsewhere.
-        live: settings of the CPU kernels; None: dense, by torch.
+        live: settings of the CPU kernels at live weights; None: dense, by torch.
+        spikes: directions that the CPU kernels compute from spikes, where the input holds zeros and ones only.
         directions: settings of the Triton kernels.
         lists: the index lists of all directions in one int32 tensor.
         numbers: all settings, and the lengths of the lists.
@@ -156,11 +183,17 @@ class LayerConfiguration:
     directions: Directions = _BY_TORCH
     lists: Tensor | None = None
     numbers: tuple[int, ...] = ()
+    spikes: SpikeConfiguration | None = None
 
     @classmethod
     def dense(cls, keep: Tensor | None = None) -> "LayerConfiguration":
         """All directions by torch; gradients are masked."""
         return cls(keep)
+
+    @classmethod
+    def of_spikes(cls, keep: Tensor | None, spikes: SpikeConfiguration) -> "LayerConfiguration":
+        """From spikes on a CPU in the directions it says; gradients are masked."""
+        return cls(keep, numbers=(_SPIKES, *map(int, astuple(spikes))), spikes=spikes)
 
     @classmethod
     def of_live(
@@ -207,6 +240,11 @@ def live_of(lists: Tensor | None, numbers: list[int]) -> tuple[LiveConfiguration
         return None
     vectors, block, rows, pack = numbers[1:5]
     return LiveConfiguration(vectors, block, bool(rows), bool(pack)), _cut(lists, numbers[5:])
+
+
+def spikes_of(numbers: list[int]) -> SpikeConfiguration | None:
+    """Read which directions are computed from spikes on a CPU out of what the operator was given; None: none is."""
+    return SpikeConfiguration(*map(bool, numbers[1:])) if numbers and numbers[0] == _SPIKES else None
 
 
 def tiles_of(direction: str, lists: Tensor | None, numbers: list[int]) -> tuple[TileConfiguration, IndexLists] | None:

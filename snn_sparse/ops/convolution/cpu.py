@@ -1,12 +1,15 @@
-"""The convolution on a CPU: dense by torch, or at the live weights of a mask in the lanes memory format."""
+"""The convolution on a CPU: dense by torch, at the live weights of a mask in lanes, or from spikes, channels last."""
+
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 from snn_sparse.ops.backend import implementation, need_library
-from snn_sparse.ops.convolution.configuration import LayerConfiguration, LiveConfiguration, live_of
-from snn_sparse.ops.spikes import is_channels_last
-from snn_sparse.specs import LANES, MAX_KERNEL, MAX_PADDING, MAX_STRIDE
+from snn_sparse.ops.convolution.configuration import LayerConfiguration, LiveConfiguration, live_of, spikes_of
+from snn_sparse.ops.spikes import NHWC, empty, is_channels_last, ordered
+from snn_sparse.specs import LANES, MAX_KERNEL, MAX_PADDING, MAX_SPIKE_WIDTH, MAX_STRIDE, ConvGeometry
 
 Tensor = torch.Tensor
 
@@ -15,6 +18,12 @@ def packs(x: Tensor) -> bool:
     """Whether spikes ``x`` can be kept for backward at one bit each: dense in memory, whole bytes of them."""
     dense = x.is_contiguous() or is_channels_last(x)
     return x.numel() % LANES == 0 and dense and implementation("convolution", x) == "cpp"
+
+
+def takes_spikes(g: ConvGeometry) -> bool:
+    """Whether the kernels that compute from spikes are made for such a layer; its spikes must fill whole bytes."""
+    fits = max(g.kernel) <= MAX_KERNEL and g.stride <= MAX_STRIDE and g.padding <= MAX_PADDING
+    return fits and g.width <= MAX_SPIKE_WIDTH and math.prod(g.input_shape) % LANES == 0
 
 
 def live_configuration(keep: Tensor, stride: int, padding: int, configuration: LiveConfiguration) -> LayerConfiguration:
@@ -56,8 +65,16 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Output, nothing (no parts of statistics), and the bits of ``x``, if ``binary``, or the weight in ``dtype``."""
     none, bias = weight.new_empty(0, dtype=torch.float32), bias if adds_bias else None
-    live = live_of(lists, numbers)
+    live, spikes = live_of(lists, numbers), spikes_of(numbers)
+    if spikes is not None and spikes.output:
+        packed = _pack(x)
+        y = torch.ops.snn_sparse.spike_convolution(
+            packed, _images(x.shape), weight.contiguous(), bias if bias is None else bias.contiguous(), stride, padding
+        )
+        y = y.unflatten(0, x.shape[:2]).movedim(-1, 2)
+        return y, none, packed if binary else weight.new_empty(0)
     if live is None:
+        x = x if spikes is None else ordered(x, NHWC)
         lines = x.permute(0, 1, 3, 4, 2) if is_channels_last(x) else x  # as they lie in memory
         low = weight.to(dtype)
         saved = weight.new_empty(0) if low is weight else low  # outputs may not be inputs
@@ -78,7 +95,9 @@ def backward(
     adds_bias: bool, needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of input, weight and bias (``needs`` 1, 2, 4), empty where not needed; the weight's is masked."""
-    live = live_of(lists, numbers)
+    live, spikes = live_of(lists, numbers), spikes_of(numbers)
+    if spikes is not None and spikes.grad_weight and needs & 6 and x is None:
+        return _from_spikes(grad, weight, saved, shape, stride, padding, keep, adds_bias, needs)
     if x is None:
         flat = torch.ops.snn_sparse.unpack_bits(saved, weight)
         x = flat.view(shape)
@@ -105,6 +124,37 @@ def backward(
         grad_weight = zeros if needs & 2 else grad_weight
         grad_bias = given if with_bias else weight.new_zeros(weight.shape[0]) if needs & 4 else grad_bias
     return grad_x, grad_weight, grad_bias
+
+
+def _pack(x: Tensor) -> Tensor:
+    """Spikes ``[T, N, C, H, W]`` as bits, channels innermost."""
+    return torch.ops.snn_sparse.pack_bits(x.movedim(2, -1).reshape(-1))
+
+
+def _images(shape: Sequence[int]) -> list[int]:
+    t, n, *others = shape
+    return [t * n, *others]
+
+
+def _from_spikes(
+    grad: Tensor, weight: Tensor, bits: Tensor, shape: list[int], stride: int, padding: int, keep: Tensor | None,
+    adds_bias: bool, needs: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of weight and bias from the input's bits, that of the input by torch."""
+    none, with_bias, size = weight.new_empty(0), bool(needs & 4) and adds_bias, _images(shape)
+    grad, grad_x = ordered(grad, NHWC), none
+    if needs & 1:  # torch looks at the size and strides of an input, not at what it holds
+        images = empty(tuple(shape), grad.dtype, grad.device, NHWC)
+        grad_x = _dense_gradients(grad, images, weight, stride, padding, None, False, 1)[0]
+    lines = grad.movedim(2, -1).flatten(0, 1)
+    grad_weight, grad_bias = torch.ops.snn_sparse.spike_convolution_grad_weight(
+        bits, size, lines, *weight.shape[2:], stride, padding, with_bias
+    )
+    if keep is not None:
+        grad_weight = grad_weight.masked_fill_(~keep, 0)
+    if needs & 4 and not adds_bias:
+        grad_bias = weight.new_zeros(len(weight))
+    return grad_x, grad_weight if needs & 2 else none, grad_bias
 
 
 def _dense_gradients(

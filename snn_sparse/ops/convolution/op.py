@@ -1,7 +1,7 @@
 """Convolution of a sequence under a mask: the operator, for any device.
 
-``snn_sparse::convolution`` has one schema and these implementations: dense by torch, at the live weights on a CPU
-(``cpu.py``, ``csrc/convolution/``), of packed spikes by torch or at the listed channels on a GPU (``gpu.py``,
+``snn_sparse::convolution`` has one schema and these implementations: dense by torch, at the live weights or from spikes
+on a CPU (``cpu.py``, ``csrc/convolution/``), of packed spikes by torch or at the listed channels on a GPU (``gpu.py``,
 ``triton_*.py``). :func:`convolution` is the function to call.
 """
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from snn_sparse.ops.backend import interpreted
+from snn_sparse.ops.backend import implementation, interpreted
 from snn_sparse.ops.convolution import cpu, gpu
-from snn_sparse.ops.convolution.configuration import LayerConfiguration, live_of, tiles_of
+from snn_sparse.ops.convolution.configuration import LayerConfiguration, live_of, spikes_of, tiles_of
 from snn_sparse.ops.library import define, differentiable_once
 from snn_sparse.ops.spikes import NCHW, NHWC, Packed, empty, is_channels_last
 from snn_sparse.specs import LANES, MAX_VECTORS, ConvGeometry
@@ -57,8 +57,11 @@ def _fake(
         saved = x.new_empty(x.numel() // LANES, dtype=torch.uint8)
     elif dtype != weight.dtype:
         saved = torch.empty_like(weight, dtype=dtype)
+    spikes = spikes_of(numbers)
+    if spikes is not None and spikes.output:
+        return empty(g.output_shape, dtype, x.device, NHWC), none, saved
     if chosen is None:
-        channels_last = bits.dim() == 5 if bits is not None else is_channels_last(x)
+        channels_last = bits.dim() == 5 if bits is not None else spikes is not None or is_channels_last(x)
         images = _dense_like(x.shape, channels_last, x, dtype).flatten(0, 1)
         y = F.conv2d(images, weight.to(dtype), None, stride, padding)
         return y.unflatten(0, x.shape[:2]), none, saved
@@ -82,6 +85,9 @@ def _fake_backward(
         return grad_x, torch.empty_like(weight) if needs & 2 else none, grad_bias
     dense = _dense_like(shape, channels_last, grad, grad.dtype)
     found = gpu.torch_gradients(grad, dense, weight.to(grad.dtype), stride, padding, needs & 3)
+    spikes = spikes_of(numbers)
+    if needs & 2 and spikes is not None and spikes.grad_weight and x is None:
+        found[1] = weight.new_empty(weight.shape)
     if needs & 1 and tiles_of("grad_input", lists, numbers) is not None:
         found[0] = empty(tuple(shape), grad.dtype, grad.device, NHWC)
     if needs & 2 and tiles_of("grad_weight", lists, numbers) is not None:
@@ -91,7 +97,9 @@ def _fake_backward(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, bits, weight, _, _, ctx.stride, ctx.padding, keep, lists, ctx.numbers, ctx.adds_bias, binary, _ = inputs
-    ctx.shape, ctx.channels_last = list(x.shape), bits.dim() == 5 if bits is not None else is_channels_last(x)
+    from_spikes = spikes_of(ctx.numbers) is not None
+    ctx.shape = list(x.shape)
+    ctx.channels_last = bits.dim() == 5 if bits is not None else from_spikes or is_channels_last(x)
     ctx.carrier_dtype, ctx.out_dtype = x.dtype, output[0].dtype
     ctx.save_for_backward(None if binary or bits is not None else x, bits, weight, keep, lists, output[2])
     ctx.set_materialize_grads(False)
@@ -141,7 +149,8 @@ def convolution(
         stride: of both axes.
         padding: of both axes, with zeros.
         configuration: how each direction is computed, and the mask.
-        binary: ``x`` holds zeros and ones only: backward keeps one bit of each.
+        binary: ``x`` holds zeros and ones only: backward keeps one bit of each, and what the configuration leaves to
+            spikes is computed from them; without it, densely.
         adds_bias: whether the bias is added. If not it gets a gradient of zero: for a batch norm whose statistics are
             those of the batch, which would subtract it again.
         statistics: whether the parts of the output's batch statistics are wanted, if a kernel gives them.
@@ -159,12 +168,23 @@ def convolution(
     _check_window(data, weight, stride, padding, configuration)
     device = weight.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    binary = binary and not packed and torch.is_grad_enabled() and weight.requires_grad and cpu.packs(data)
-    c = configuration
+    c, binary = configuration, binary and not packed
+    from_spikes = c.spikes is not None and binary and _takes_spikes(data, weight, bias, dtype, stride, padding)
+    numbers = c.numbers if c.spikes is None or from_spikes else ()
+    binary = binary and torch.is_grad_enabled() and weight.requires_grad and (from_spikes or cpu.packs(data))
     y, parts, _ = torch.ops.snn_sparse.convolution(
-        data, bits, weight, bias, dtype, stride, padding, c.keep, c.lists, c.numbers, adds_bias, binary, statistics
+        data, bits, weight, bias, dtype, stride, padding, c.keep, c.lists, numbers, adds_bias, binary, statistics
     )
     return y, parts if parts.numel() else None
+
+
+def _takes_spikes(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: int, padding: int
+) -> bool:
+    """Whether the kernels that compute from spikes run on these tensors."""
+    same = x.dtype == weight.dtype == dtype and (bias is None or bias.dtype == dtype)
+    g = ConvGeometry.of(x.shape, weight.shape, stride, padding)
+    return same and cpu.takes_spikes(g) and implementation("convolution", x, weight, bias) == "cpp"
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, configuration: LayerConfiguration) -> None:
