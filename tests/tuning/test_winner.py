@@ -7,7 +7,7 @@ import math
 import pytest
 
 from snn_sparse.ops.cache import Cache
-from snn_sparse.ops.convolution import Directions, LiveConfiguration, TileConfiguration
+from snn_sparse.ops.convolution import Directions, LiveConfiguration, SpikeConfiguration, TileConfiguration
 from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat
 from snn_sparse.tuning import Winner
 
@@ -18,7 +18,8 @@ TILES = Winner(
     NHWC,
     directions=Directions(TileConfiguration(64, 32, 32), None, TileConfiguration(16, 16, 32, True, True, True, 8, 2)),
 )
-WINNERS = [LIVE, TILES, Winner((1.0,), (1.0,)), Winner((1.0,), (1.0,), NHWC)]
+SPIKES = Winner((0.5,), (1.0,), NHWC, spikes=SpikeConfiguration(grad_weight=False), rate=20)
+WINNERS = [LIVE, TILES, SPIKES, Winner((1.0,), (1.0,)), Winner((1.0,), (1.0,), NHWC)]
 
 
 @pytest.mark.parametrize("winner", WINNERS, ids=Winner.describe)
@@ -60,7 +61,7 @@ def removed(value, path):
     return twin
 
 
-RECORDS = {w.describe(): json.loads(json.dumps(w.as_dict())) for w in (LIVE, TILES)}
+RECORDS = {w.describe(): json.loads(json.dumps(w.as_dict())) for w in (LIVE, TILES, SPIKES)}
 WRONG = {
     "null": None,
     "text": "text",
@@ -76,7 +77,8 @@ WRONG = {
 }
 # Where another value makes sense: any flag is one, times are any number, without a live configuration it is dense.
 DEFAULTS = ("channel_block", "rows_outermost", "pack", "gathered", "reorder", "pixel_major", "num_warps", "num_stages")
-FLAGS = ("rows_outermost", "pack", "gathered", "reorder", "pixel_major")
+DEFAULTS += ("output", "grad_weight")
+FLAGS = ("rows_outermost", "pack", "gathered", "reorder", "pixel_major", "output", "grad_weight")
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -97,7 +99,7 @@ def test_a_wrong_value_in_any_place(monkeypatch, tmp_path, record, wrong):
             assert json.loads(json.dumps(found.as_dict())) == value, path
             _check_types(found)
     allowed = {
-        "null": lambda p: p[0] == "directions" and len(p) == 2,
+        "null": lambda p: p == ("spikes",) or (p[0] == "directions" and len(p) == 2),
         "a number": lambda p: p[0] in ("seconds", "dense_seconds") and len(p) == 2,
         "a flag": lambda p: p[-1] in FLAGS,
         "zero": lambda p: p[-1] in ("channel_block", "vectors"),
@@ -150,6 +152,11 @@ def test_a_missing_place(record):
         {"directions": [{"rows": 64, "width": 32, "step": 32, "colour": "red"}, None, None, None]},
         {"directions": [{"rows": 48, "width": 32, "step": 32}, None, None, None]},
         {"live": {"vectors": 3, "colour": "red"}},
+        {"spikes": {"output": True, "grad_weight": True}, "rate": 20},  # in lanes
+        {"spikes": {"output": False, "grad_weight": False}},
+        {"rate": 0},
+        {"rate": 101},
+        {"rate": 5.0},
     ],
 )
 def test_what_does_not_fit_together(changes):
@@ -163,5 +170,6 @@ def test_descriptions():
     assert Winner((1.0,), (1.0,)).describe() == "dense nchw"
     assert LIVE.describe() == "live V=3 block=16 rows pack"
     assert Winner((1.0,), (1.0,), MemoryFormat("lanes", 1), LiveConfiguration()).describe() == "live V=1 block=all"
+    assert SPIKES.describe() == "spikes: output"
     assert TILES.describe() == "block 64x32x32, dense, union 16x16x32 reordered by pixel"
     assert Winner((1.0,) * 4, (1.0,) * 4, NCHW).describe() == "dense nchw"

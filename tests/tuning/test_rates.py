@@ -1,0 +1,167 @@
+"""Races of layers whose input spikes: each direction by itself, at the rate of the layer's own input."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import cpp_case
+
+from snn_sparse import fuse
+from snn_sparse.nn import LIF, Conv2d
+from snn_sparse.nn.masked import Masked
+from snn_sparse.ops.cache import Cache
+from snn_sparse.ops.convolution import SpikeConfiguration
+from snn_sparse.ops.spikes import NHWC
+from snn_sparse.specs import ConvGeometry
+from snn_sparse.tuning import LayerTuner, Winner, cpu
+from snn_sparse.tuning.cpu import FIRST_RATE, FROM_SPIKES, RATES, left_rate, nearest_rate
+
+pytestmark = cpp_case.needs_cpp
+GEOMETRY = ConvGeometry(2, 8, 16, 24, 8, 8, (3, 3), 1, 1)
+F32 = torch.float32
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "measured.json"))
+
+
+def times(monkeypatch, *seconds, live=5.0):
+    """Seconds of nchw, nhwc and the three choices of directions; returns how many ran in each race."""
+    races = []
+
+    def race(runs, device, always=1):
+        races.append(len(runs))
+        return [*seconds[: len(runs)], *[live] * (len(runs) - len(seconds))]
+
+    monkeypatch.setattr(cpu, "race", race)
+    return races
+
+
+@pytest.mark.parametrize("best", range(3))
+def test_each_choice_of_directions_may_win(monkeypatch, best):
+    races = times(monkeypatch, 1.0, 0.9, *(0.5 if i == best else 0.7 for i in range(3)))
+    tuner = LayerTuner(None)
+    memory_format, how = tuner.on_cpu(GEOMETRY, F32, binary=True)
+    assert races == [5]
+    assert memory_format == NHWC
+    assert how.spikes == FROM_SPIKES[best]
+    assert tuner.winners[(GEOMETRY, F32)] == Winner((0.5,), (0.9,), NHWC, spikes=FROM_SPIKES[best], rate=FIRST_RATE)
+
+
+def test_under_a_mask_gradients_are_masked(monkeypatch):
+    races = times(monkeypatch, 1.0, 1.0, 0.5, 0.6, 0.6)
+    keep = torch.rand(GEOMETRY.weight_shape) < 0.3
+    _, how = LayerTuner(keep).on_cpu(GEOMETRY, F32, binary=True)
+    assert races[0] > 5
+    assert how.spikes is not None
+    assert how.keep is keep
+
+
+def test_live_weights_may_win_too(monkeypatch):
+    times(monkeypatch, 1.0, 1.0, 0.5, 0.6, 0.6, live=0.2)
+    keep = torch.rand(GEOMETRY.weight_shape) < 0.3
+    _, how = LayerTuner(keep).on_cpu(GEOMETRY, F32, binary=True)
+    assert how.live is not None
+    assert how.spikes is None
+
+
+@pytest.mark.parametrize("seconds", [(1.0, 1.0, 0.99, 2.0, 2.0), (1.0, 0.6, 0.7, 0.7, 0.7)])
+def test_what_hardly_wins_is_not_taken(monkeypatch, seconds):
+    times(monkeypatch, *seconds)
+    _, how = LayerTuner(None).on_cpu(GEOMETRY, F32, binary=True)
+    assert how.spikes is None
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_an_input_of_any_numbers_is_never_listed(monkeypatch, binary):
+    races = times(monkeypatch, 1.0, 0.9, 0.1, 0.1, 0.1)
+    g = ConvGeometry(1, 1, 3, 8, 3, 3, (3, 3), 1, 1) if binary else GEOMETRY  # 27 spikes fill no whole bytes
+    tuner = LayerTuner(None)
+    assert tuner.on_cpu(g, F32, binary)[1].spikes is None
+    assert races == [2]
+    assert LayerTuner(None).on_cpu(g, F32, binary)[1].spikes is None
+    assert races == [2]
+
+
+def test_binary_and_other_inputs_are_raced_apart(monkeypatch):
+    races = times(monkeypatch, 1.0, 0.9, 0.5, 0.6, 0.6)
+    tuner = LayerTuner(None)
+    found = [tuner.on_cpu(GEOMETRY, F32, binary)[1].spikes for binary in (False, True, False, True)]
+    assert found == [None, FROM_SPIKES[0]] * 2
+    assert races == [2, 5]
+
+
+def test_the_rate_of_the_first_input_decides(monkeypatch):
+    rates = []
+    monkeypatch.setattr(cpu, "race", lambda runs, device, always: [1.0, 1.0, 0.5, 0.6, 0.6])
+    choose = cpu.choose
+    monkeypatch.setattr(cpu, "choose", lambda g, dtype, keep, rate: rates.append(rate) or choose(g, dtype, keep, rate))
+    tuner = LayerTuner(None)
+    tuner.on_cpu(GEOMETRY, F32, binary=True)
+    tuner.see((torch.rand(GEOMETRY.input_shape) < 0.055).float())
+    assert (tuner.rate, tuner.moved) == (5, True)
+    tuner.on_cpu(GEOMETRY, F32, binary=True)
+    assert tuner.winners[(GEOMETRY, F32)].rate == 5
+    assert not tuner.moved
+    tuner.see(torch.ones(GEOMETRY.input_shape))  # only when asked to
+    assert not tuner.moved
+    tuner.watching = True
+    tuner.see(torch.ones(GEOMETRY.input_shape))
+    assert (tuner.rate, tuner.moved) == (60, True)
+    tuner.on_cpu(GEOMETRY, F32, binary=True)
+    assert rates == [FIRST_RATE, 5, 60]
+    other = LayerTuner(None)
+    other.see((torch.rand(GEOMETRY.input_shape) < 0.055).float())
+    other.on_cpu(GEOMETRY, F32, binary=True)
+    assert len(rates) == 3  # known from the disk
+
+
+def test_a_rate_moves_beyond_half_or_double_only():
+    for rate in RATES:
+        assert nearest_rate(rate / 100) == rate
+        for factor in (0.51, 0.9, 1.2, 1.9):
+            assert not left_rate(rate, rate * factor / 100)
+    assert nearest_rate(0) == RATES[0]
+    assert nearest_rate(1) == RATES[-1]
+    assert not left_rate(RATES[0], 0)
+    assert not left_rate(RATES[-1], 1)
+    assert left_rate(20, 0.09)
+    assert left_rate(20, 0.45)
+    assert left_rate(5, 0.2)
+
+
+def test_a_winner_of_another_rate_is_not_believed(monkeypatch):
+    races = times(monkeypatch, 1.0, 1.0, 0.5, 0.6, 0.6)
+    wrong = Winner((0.1,), (1.0,), NHWC, spikes=SpikeConfiguration(), rate=60)
+    Cache().put(cpu.key(GEOMETRY, F32, None, FIRST_RATE), wrong.as_dict())
+    LayerTuner(None).on_cpu(GEOMETRY, F32, binary=True)
+    assert races == [5]
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Conv2d(3, 16, 3, padding=1), Conv2d(16, 8, 3, padding=1)
+        self.fires, self.fires_too = LIF(), LIF()
+
+    def forward(self, x):
+        return self.fires_too(self.second(self.fires(self.first(x))))
+
+
+def test_a_fused_network_is_planned_again_for_its_rates(monkeypatch):
+    times(monkeypatch, 1.0, 0.9, 0.5, 0.6, 0.6)
+    network, x = Network(), torch.randn(4, 2, 3, 8, 8) - 2
+    with torch.no_grad():
+        network.first.bias -= 4
+    fused = fuse(network, verify=False)
+    outputs = [fused(x) for _ in range(3)]
+    first, second = (m.tuner for m in fused.modules() if isinstance(m, Masked))
+    assert (first.rate, first.winners.popitem()[1].spikes) == (FIRST_RATE, None)  # images are no spikes
+    winner = second.winners.popitem()[1]
+    assert (second.rate, winner.rate, winner.spikes) == (RATES[0], RATES[0], FROM_SPIKES[0])
+    for y in outputs:
+        assert torch.equal(y, outputs[0])
