@@ -97,8 +97,10 @@ struct SpikeForward {
   void run_block(const Band& band, int64_t block) const {
     const int64_t filter = block * t.block, filters = smaller(t.block, g.filters - filter), slab = t.tile * R * L;
     const int64_t pixels = (band.image_end - band.image_begin) * (band.row_end - band.row_begin) * g.out_width;
+    T start[R * L] = {};
+    if (task.bias) std::memcpy(start, task.bias + filter, static_cast<size_t>(filters) * sizeof(T));
     for (int64_t i = 0; i < pixels; ++i)
-      for (int64_t f = 0; f < R * L; ++f) sums[i * R * L + f] = task.bias && f < filters ? task.bias[filter + f] : T(0);
+      for (int r = 0; r < R; ++r) store<T, kBytes>(sums + (i * R + r) * L, load<T, kBytes>(start + r * L));
     const T* weights = task.packed + filter * g.taps() * tiles * t.tile;
     const int64_t rows = band.source_end - band.source_begin;
     for (int64_t tile = 0; tile < tiles; ++tile)

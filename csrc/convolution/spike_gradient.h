@@ -215,7 +215,7 @@ struct SpikeGradient {
     }
   }
 
-  static constexpr int64_t kWindowBytes = 16 * 1024, kMostChannels = 128;
+  static constexpr int64_t kWindowBytes = 32 * 1024, kMostChannels = 128;
 };
 
 }  // namespace SNN_SPARSE_ISA
