@@ -12,7 +12,7 @@ namespace SNN_SPARSE_ISA {
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t round_up(int64_t a, int64_t unit) { return (a + unit - 1) / unit * unit; }
 
-// Rows [row_begin, row_end) of the output of images [image_begin, image_end), and the rows of their input that they read.
+// Rows [row_begin, row_end) of the output of images [image_begin, image_end), and the rows of the input that they read.
 struct Band {
   int64_t image_begin, image_end, row_begin, row_end, source_begin, source_end;
 

@@ -1,5 +1,5 @@
-// Forward: the sums of a band's pixels stay in the second level cache, and for each tile of input channels and kernel row
-// the weights of a block of filters stay in the first one; where a spike is, its row of weights is added.
+// Forward: the sums of a band's pixels stay in the second level cache, and for each tile of input channels and kernel
+// row the weights of a block of filters stay in the first one; where a spike is, its row of weights is added.
 #pragma once
 
 #include "convolution/spike_bands.h"
@@ -67,7 +67,8 @@ struct SpikeForward {
           for (int64_t x = 0; x < g.width; ++x) {
             *start++ = count;
             const int64_t shift = x * t.tile - c;
-            for_spikes(task, (image * g.height + y) * g.width + x, c, end, [&](int64_t channel) SNN_SPARSE_LAMBDA_INLINE {
+            const int64_t pixel = (image * g.height + y) * g.width + x;
+            for_spikes(task, pixel, c, end, [&](int64_t channel) SNN_SPARSE_LAMBDA_INLINE {
               entries[count++] = static_cast<uint16_t>(channel + shift);
             });
           }
@@ -157,7 +158,8 @@ void pack_weight(const SpikeTask<T>& task, int64_t begin, int64_t end) {
   int64_t to[kRun];
   T quad[16];
   for (int64_t block = 0; block < t.blocks(g.filters); ++block) {
-    const int64_t first = block * t.block, filters = smaller(t.block, g.filters - first), width = t.width(g.filters, block);
+    const int64_t first = block * t.block, filters = smaller(t.block, g.filters - first);
+    const int64_t width = t.width(g.filters, block);
     T* packed = task.packed + first * taps * padded;
     for (int64_t j = begin * taps; j < end * taps; j += kRun) {
       const int64_t count = smaller(kRun, end * taps - j);
@@ -170,7 +172,7 @@ void pack_weight(const SpikeTask<T>& task, int64_t begin, int64_t end) {
         int64_t i = 0;
         for (; f + 4 <= filters && i + 4 <= count; i += 4) {
           transpose4(from + i, row, quad, 4);
-          for (int k = 0; k < 4; ++k) store<T, 4 * sizeof(T)>(packed + to[i + k] + f, load<T, 4 * sizeof(T)>(quad + 4 * k));
+          for (int k = 0; k < 4; ++k) std::memcpy(packed + to[i + k] + f, quad + 4 * k, 4 * sizeof(T));
         }
         for (; i < count; ++i)
           for (int64_t k = 0; k < smaller<int64_t>(4, width - f); ++k)

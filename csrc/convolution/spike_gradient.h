@@ -10,8 +10,8 @@ namespace SNN_SPARSE_ISA {
 constexpr int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 constexpr int64_t remainder(int64_t a, int64_t b) { return a - floor_divide(a, b) * b; }
 
-// With stride s, row y of the input is row y / s of class y % s, and so are columns: tap (ky, kx) reads one class of each, at
-// whole distances from the output's pixel.
+// With stride s, row y of the input is row y / s of class y % s, and so are columns: tap (ky, kx) reads one class of
+// each, at whole distances from the output's pixel.
 struct SpikeClasses {
   int64_t stride, padding, kernel_h, kernel_w, rows, left, pitch;
 
@@ -49,7 +49,7 @@ struct SpikeGradient {
   T* sums;                 // [channel of the part][tap][filter]
   T* window;               // gradient of the band: [row][image][left border, columns, right border][filter]
   T* bias;                 // [filter]
-  uint32_t* starts;        // [class of columns][class of rows][row][channel]: where its spikes begin among the channel's
+  uint32_t* starts;        // [class of columns][class of rows][row][channel]: its first spike among the channel's
   uint16_t* entries;       // [channel][capacity]: (row * images + image) * pitch + column, within their classes
   uint32_t* counts;        // [channel]
 
@@ -63,7 +63,9 @@ struct SpikeGradient {
   }
 
   static int64_t channels(const SpikeGeometry& g, const SpikeTiling& t) { return (g.channels + t.parts - 1) / t.parts; }
-  static int64_t sum_elements(const SpikeGeometry& g, const SpikeTiling& t) { return channels(g, t) * g.taps() * t.block; }
+  static int64_t sum_elements(const SpikeGeometry& g, const SpikeTiling& t) {
+    return channels(g, t) * g.taps() * t.block;
+  }
   static int64_t window_elements(const SpikeGeometry& g, const SpikeTiling& t) {
     return t.rows * t.images * SpikeClasses(g).pitch * t.block;
   }
@@ -87,7 +89,7 @@ struct SpikeGradient {
     cut_bands(g, t, kWindowBytes / (t.block * static_cast<int64_t>(sizeof(T))), SpikeClasses(g).pitch);
     const int64_t blocks = t.blocks(g.filters);
     t.parts = larger((g.channels + kMostChannels - 1) / kMostChannels, (threads + blocks - 1) / blocks);
-    const int64_t units = blocks * t.parts;  // each reads the gradient again: few, unless a thread would wait for others
+    const int64_t units = blocks * t.parts;  // each reads the gradient again: few, unless a thread would wait
     if (units % threads != 0 && units < 4 * threads) t.parts = (4 * threads + blocks - 1) / blocks;
     t.parts = smaller(t.parts, g.channels);
     return t;
@@ -127,7 +129,8 @@ struct SpikeGradient {
     for (int64_t y = band.row_begin; y < band.row_end; ++y)
       for (int64_t image = band.image_begin; image < band.image_end; ++image) {
         const T* from = task.grad + (image * g.out_height + y) * g.out_width * g.filters + filter;
-        T* to = window + (((y - band.row_begin) * t.images + image - band.image_begin) * classes.pitch + classes.left) * R * L;
+        const int64_t row = (y - band.row_begin) * t.images + image - band.image_begin;
+        T* to = window + (row * classes.pitch + classes.left) * R * L;
         for (int64_t x = 0; x < g.out_width; ++x, from += g.filters, to += R * L) {
           std::memcpy(to, from, static_cast<size_t>(filters) * sizeof(T));
           if (!with_bias) continue;
@@ -178,7 +181,8 @@ struct SpikeGradient {
           const int64_t kind = classes.of(columns);
           const uint32_t from = start(kind, rows, begin - first)[c], to = start(kind, rows, end - first)[c];
           const int64_t distance = (first - away - band.row_begin) * t.images;
-          if (from < to) add_row<R>(list + from, list + to, kind, distance, sums + (c * g.taps() + ky * g.kernel_w) * R * L);
+          T* sum = sums + (c * g.taps() + ky * g.kernel_w) * R * L;
+          if (from < to) add_row<R>(list + from, list + to, kind, distance, sum);
         }
       }
   }
@@ -186,7 +190,8 @@ struct SpikeGradient {
   template <int R>
   void run_block(int64_t block, int64_t part) const {
     const int64_t filter = block * t.block, filters = smaller(t.block, g.filters - filter);
-    const int64_t begin = part * g.channels / t.parts, end = (part + 1) * g.channels / t.parts, row = g.channels * g.taps();
+    const int64_t begin = part * g.channels / t.parts, end = (part + 1) * g.channels / t.parts;
+    const int64_t row = g.channels * g.taps();
     const bool with_bias = task.grad_bias && part == 0;
     std::memset(sums, 0, static_cast<size_t>(bias + t.block - sums) * sizeof(T));
     for (int64_t i = 0; i < t.bands(g); ++i) {

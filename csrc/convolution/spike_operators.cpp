@@ -11,7 +11,8 @@ struct Window {
 };
 
 // Checks the bits against the sizes of what they hold.
-SpikeGeometry read_geometry(const Checks& check, const Tensor& bits, const Sizes& sizes, int64_t filters, const Window& w) {
+SpikeGeometry read_geometry(const Checks& check, const Tensor& bits, const Sizes& sizes, int64_t filters,
+                            const Window& w) {
   check.contiguous(bits, ScalarType::Byte, 1, "bits");
   check(sizes.size() == 4, "sizes must be images, channels, height and width");
   int64_t total = 1;
@@ -37,7 +38,7 @@ SpikeGeometry read_geometry(const Checks& check, const Tensor& bits, const Sizes
 //   sizes    images, channels, height, width
 //   weight   [Cout, Cin, kh, kw]
 //   returns  [images, Ho, Wo, Cout]
-Tensor spike_convolution(const Tensor& bits, std::vector<int64_t> sizes, const Tensor& weight, const OptionalTensor& bias,
+Tensor spike_convolution(const Tensor& bits, Sizes sizes, const Tensor& weight, const OptionalTensor& bias,
                          int64_t stride, int64_t padding) {
   const Checks check("spike_convolution");
   check.floating(weight, "weight");
@@ -68,12 +69,12 @@ Tensor spike_convolution(const Tensor& bits, std::vector<int64_t> sizes, const T
   return out;
 }
 
-// spike_convolution_grad_weight(Tensor bits, int[] sizes, Tensor grad, int kernel_h, int kernel_w, int stride, int padding,
-//                               bool with_bias) -> (Tensor, Tensor)
+// spike_convolution_grad_weight(Tensor bits, int[] sizes, Tensor grad, int kernel_h, int kernel_w, int stride,
+//                               int padding, bool with_bias) -> (Tensor, Tensor)
 //   bits, sizes  as above
 //   grad         of the output [images, Ho, Wo, Cout]
 //   returns      gradients of the weight [Cout, Cin, kh, kw] and of the bias [Cout] ([0] without with_bias)
-std::tuple<Tensor, Tensor> spike_convolution_grad_weight(const Tensor& bits, std::vector<int64_t> sizes, const Tensor& grad,
+std::tuple<Tensor, Tensor> spike_convolution_grad_weight(const Tensor& bits, Sizes sizes, const Tensor& grad,
                                                          int64_t kernel_h, int64_t kernel_w, int64_t stride,
                                                          int64_t padding, bool with_bias) {
   const Checks check("spike_convolution_grad_weight");

@@ -1,4 +1,4 @@
-// Spike-driven convolution, channels last: weights (or gradients) are added up where a spike is, and nothing is multiplied.
+// Spike-driven convolution, channels last: weights (or gradients) are added up where a spike is, nothing is multiplied.
 // Torch-free interface of the three instruction set builds.
 #pragma once
 

@@ -123,7 +123,7 @@ def _library_problem() -> str:
         return problem
     try:
         torch.ops.load_library(path)
-        if not hasattr(torch.ops.snn_sparse, "live_convolution"):
+        if not hasattr(torch.ops.snn_sparse, "spike_convolution"):
             raise OSError(f"{path} holds other operators")
     except OSError as error:
         warnings.warn(f"the C++ operators of snn_sparse do not load, plain PyTorch is used: {error}", stacklevel=2)
