@@ -66,10 +66,10 @@ class Winner:
             raise ValueError("the memory format is not that of the configuration")
         if not isinstance(found["directions"], list | tuple) or len(found["directions"]) != len(_BY_TORCH):
             raise ValueError("directions must be all of them")
-        spikes = None if found["spikes"] is None else SpikeConfiguration(**found["spikes"])
+        spikes = None if found.get("spikes") is None else SpikeConfiguration(**found["spikes"])
         if spikes is not None and kind != "nhwc":
             raise ValueError("spikes are listed channels last")
-        rate = found["rate"]
+        rate = found.get("rate")
         if not (rate is None or (type(rate) is int and 0 < rate <= 100)) or (spikes is not None and rate is None):
             raise ValueError(f"rate must be None or a percentage, got {rate!r}")
         directions = Directions(*(None if d is None else TileConfiguration(**d) for d in found["directions"]))

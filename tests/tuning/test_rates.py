@@ -13,10 +13,10 @@ from snn_sparse import fuse
 from snn_sparse.nn import LIF, Conv2d
 from snn_sparse.nn.masked import Masked
 from snn_sparse.ops.cache import Cache
-from snn_sparse.ops.convolution import SpikeConfiguration
+from snn_sparse.ops.convolution import LayerConfiguration, SpikeConfiguration
 from snn_sparse.ops.spikes import NHWC
 from snn_sparse.specs import ConvGeometry
-from snn_sparse.tuning import LayerTuner, Winner, cpu
+from snn_sparse.tuning import LayerTuner, Winner, choosing, cpu
 from snn_sparse.tuning.cpu import FIRST_RATE, FROM_SPIKES, RATES, left_rate, nearest_rate
 
 pytestmark = cpp_case.needs_cpp
@@ -118,6 +118,25 @@ def test_the_rate_of_the_first_input_decides(monkeypatch):
     other.see((torch.rand(GEOMETRY.input_shape) < 0.055).float())
     other.on_cpu(GEOMETRY, F32, binary=True)
     assert len(rates) == 3  # known from the disk
+
+
+@pytest.mark.parametrize("how", [{"timed": False}, {"store": Cache()}], ids=["by rule", "of a run"])
+def test_where_plans_are_to_stay_no_rate_moves(monkeypatch, how):
+    times(monkeypatch, 1.0, 1.0, 0.5, 0.6, 0.6)
+    keep = torch.ones(GEOMETRY.weight_shape, dtype=torch.bool)
+    keep[0] = False
+    tuner = LayerTuner(keep)
+    with choosing(**how):
+        memory_format, found = tuner.on_cpu(GEOMETRY, F32, binary=True)
+        tuner.see(torch.ones(GEOMETRY.input_shape))
+    assert (tuner.rate, tuner.moved) == (FIRST_RATE, False)
+    assert (memory_format, found.spikes) == (NHWC, SpikeConfiguration())
+    assert found.keep is keep
+
+
+def test_by_rule_other_inputs_are_computed_densely():
+    with choosing(timed=False):
+        assert LayerTuner(None).on_cpu(GEOMETRY, F32) == (NHWC, LayerConfiguration())
 
 
 def test_a_rate_moves_beyond_half_or_double_only():

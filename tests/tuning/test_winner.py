@@ -77,7 +77,7 @@ WRONG = {
 }
 # Where another value makes sense: any flag is one, times are any number, without a live configuration it is dense.
 DEFAULTS = ("channel_block", "rows_outermost", "pack", "gathered", "reorder", "pixel_major", "num_warps", "num_stages")
-DEFAULTS += ("output", "grad_weight")
+DEFAULTS += ("output", "grad_weight", "spikes", "rate")
 FLAGS = ("rows_outermost", "pack", "gathered", "reorder", "pixel_major", "output", "grad_weight")
 
 
