@@ -7,12 +7,18 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import compiled, fusing, neuron, search, train_step
+from benchmarks import compiled, fusing, neuron, search, spikes, train_step
 from benchmarks.publish import groups, publish, publish_fusing, tables
 from benchmarks.rows import Row, write
 from benchmarks.survival import command as survival
 
-CASES: dict[str, ModuleType] = {"neuron": neuron, "train-step": train_step, "search": search, "fusing": fusing}
+CASES: dict[str, ModuleType] = {
+    "neuron": neuron,
+    "spikes": spikes,
+    "train-step": train_step,
+    "search": search,
+    "fusing": fusing,
+}
 
 
 def table(rows: list[Row]) -> str:

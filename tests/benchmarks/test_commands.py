@@ -25,6 +25,7 @@ def test_commands_write_rows(case, tiny, tmp_path, monkeypatch, capsys):
     flags = {
         "neuron": ["--timesteps", "2", "--batch_size", "1"],
         "search": ["--end_iter", "3"],
+        "spikes": ["--sizes", "2", "--rates", "10", "--sparsities", "90", "--timesteps", "1", "--batch-size", "8"],
         "train-step": [
             *("--only", "time", "--arch", "vgg_small", "--batch_size", "2", "--timestep", "1", "--providers"),
             *("plain", "fused dense", "fused 95 % uniform", "fused 90 % magnitude"),

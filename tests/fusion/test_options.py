@@ -123,9 +123,9 @@ def masks(*models, density=0.3):
 def density(request, monkeypatch):
     """Without a mask, under one, and computed at its live weights wherever the kernels take the layer."""
 
-    def choose(g, dtype, keep):
+    def choose(g, dtype, keep, rate):
         live = None if keep is None else LiveConfiguration(2)
-        return Winner((1.0,), (1.0,), NCHW if live is None else MemoryFormat("lanes", 2), live)
+        return Winner((1.0,), (1.0,), NCHW if live is None else MemoryFormat("lanes", 2), live, rate=rate)
 
     if request.param == "live":
         monkeypatch.setattr(tuning, "choose", choose)

@@ -48,12 +48,12 @@ def winners(monkeypatch):
     """Output channels of a convolution -> its winner: ``nchw``, ``nhwc`` or the vectors of live lanes."""
     found = {}
 
-    def choose(g, dtype, keep):
+    def choose(g, dtype, keep, rate):
         won = found[g.outputs]
         if isinstance(won, int):
             live = LiveConfiguration(won, 8, True, True)
-            return Winner((1.0,), (2.0,), MemoryFormat("lanes", won), live)
-        return Winner((1.0,), (1.0,), NHWC if won == "nhwc" else NCHW)
+            return Winner((1.0,), (2.0,), MemoryFormat("lanes", won), live, rate=rate)
+        return Winner((1.0,), (1.0,), NHWC if won == "nhwc" else NCHW, rate=rate)
 
     monkeypatch.setattr(tuning, "choose", choose)
     monkeypatch.setenv("SNN_SPARSE_CACHE", "")

@@ -41,10 +41,10 @@ def how(request, monkeypatch):
     if request.param != "plain" and cpp_case._found.name != "cpp":
         pytest.skip("the C++ operators do not run")
 
-    def choose(g, dtype, keep):
+    def choose(g, dtype, keep, rate):
         if request.param == "live" and keep is not None:
-            return Winner((1.0,), (2.0,), MemoryFormat("lanes", 2), LiveConfiguration(2))
-        return Winner((1.0,), (1.0,), NHWC if request.param == "dense nhwc" else NCHW)
+            return Winner((1.0,), (2.0,), MemoryFormat("lanes", 2), LiveConfiguration(2), rate=rate)
+        return Winner((1.0,), (1.0,), NHWC if request.param == "dense nhwc" else NCHW, rate=rate)
 
     monkeypatch.setenv("SNN_SPARSE_CACHE", "")
     monkeypatch.setattr(tuning, "choose", choose)

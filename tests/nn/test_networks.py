@@ -14,7 +14,7 @@ import cpp_case
 import snn_sparse as ss
 from snn_sparse.models.base import SpikingNetwork
 from snn_sparse.models.resnet import BasicBlock, ResNet19
-from snn_sparse.ops.convolution import LiveConfiguration
+from snn_sparse.ops.convolution import LiveConfiguration, SpikeConfiguration
 from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat
 from snn_sparse.tuning import Winner
 from snn_sparse.tuning import cpu as tuning
@@ -22,15 +22,17 @@ from snn_sparse.tuning import cpu as tuning
 pytestmark = cpp_case.needs_cpp
 
 
-@pytest.fixture(params=["live", "dense nchw", "dense nhwc", "by time"])
+@pytest.fixture(params=["live", "dense nchw", "dense nhwc", "spikes", "by time"])
 def chosen(request, monkeypatch):
     """Force one kind of winner, so that each is tested whatever the machine finds faster."""
 
-    def choose(g, dtype, keep):
+    def choose(g, dtype, keep, rate):
+        if request.param == "spikes" and rate is not None:
+            return Winner((1.0,), (2.0,), NHWC, spikes=SpikeConfiguration(), rate=rate)
         if request.param == "live" and keep is not None:
             live = LiveConfiguration(1 + g.outputs % 3, 8, g.stride == 1, g.stride == 1)
-            return Winner((1.0,), (2.0,), MemoryFormat("lanes", live.vectors), live)
-        return Winner((1.0,), (1.0,), NHWC if request.param == "dense nhwc" else NCHW)
+            return Winner((1.0,), (2.0,), MemoryFormat("lanes", live.vectors), live, rate=rate)
+        return Winner((1.0,), (1.0,), NHWC if request.param == "dense nhwc" else NCHW, rate=rate)
 
     if request.param != "by time":
         monkeypatch.setattr(tuning, "choose", choose)
