@@ -26,6 +26,7 @@ LAYERS = [
     "reports",
     "sweep",
     "console",
+    "tensorboard",
     "demo",
     "cli",
     "__main__",

@@ -1,7 +1,8 @@
 """Shared by the commands: complaints about the input, devices, data, tickets, the report at the end."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ class InputError(Exception):
 def one_line(error: BaseException) -> str:
     """Message of an error, without line breaks."""
     return " ".join(str(error).split())
+
+
+def with_flags_named(message: str, flags: Iterable[str]) -> str:
+    """Write the names of a command's flags in a message as on its command line: ``--end_iter`` for ``end_iter``.
+
+    That of a message's subject, and those with ``_``, which are no English words; a flag that is named already, and
+    what is part of a path, stay.
+    """
+    for name in flags:
+        if not re.search(rf"--{name}\b", message):
+            anywhere = (
+                name if "_" in name else rf"^{name}|(?<=^unknown ){name}|(?<=; ){name}|(?<=configuration: ){name}"
+            )
+            message = re.sub(rf"(?<![\w/.-])(?:{anywhere})(?![\w/.?-])", f"--{name}", message)
+    return message
 
 
 def checked(action: Callable[[], Any]) -> Any:
@@ -52,10 +68,53 @@ def load_data(args: argparse.Namespace, dataset: str, timesteps: int) -> Any:
 
 
 def load_ticket(path: str) -> Any:
-    """Read a ticket file; complaints are one line."""
+    """Read a ticket file; complaints are one line, and a run directory is told by its tickets."""
     from snn_sparse.tickets import Ticket
 
+    if Path(path).is_dir():
+        raise InputError(_which_tickets(Path(path)))
     return checked(lambda: Ticket.load(path))
+
+
+def _which_tickets(folder: Path) -> str:
+    """Complaint about a directory where a ticket file is wanted: the tickets that it has."""
+    name = "ticket.safetensors"
+    if (folder / name).is_file():
+        return f"ticket {folder} is a directory: give its file, {folder / name}"
+    levels = sorted(p.parent.name for p in folder.glob(f"level_*/{name}"))
+    if levels:
+        return f"ticket {folder} is a run: give one of its tickets, {folder}/LEVEL/{name}; LEVEL: {', '.join(levels)}"
+    runs = sorted({p.parents[1].name for p in folder.glob(f"*/level_*/{name}")})
+    if runs:
+        return f"ticket {folder} has runs: give a ticket of one, {folder}/RUN/level_NN/{name}; RUN: {', '.join(runs)}"
+    return f"ticket {folder} is a directory without tickets; a run has level_NN/{name} once a level is finished"
+
+
+def follow_up(args: argparse.Namespace) -> None:
+    """Fill in what was left out of a search's flags and depends on others.
+
+    Network: ``vgg_small`` for digits and made events, else ``vgg16``. Of ``end_iter`` epochs: rewinding after a 15th,
+    at most 20 and at least 1 (0 of a single epoch); test accuracy and a line of progress after every 6th part, at most
+    50; so that 300 have the published 20 and 50.
+    """
+    from snn_sparse.tickets.settings import Settings
+
+    epochs = max(args.end_iter, 1)
+    if args.arch is None:
+        args.arch = "vgg_small" if args.dataset in ("digits", "events") else "vgg16"
+    if args.rewinding_epoch is None:
+        looked_at = args.method in ("imp", "imp+et", "transfer")
+        share = min(Settings.rewinding_epoch, max(1, epochs // 15), epochs - 1)
+        args.rewinding_epoch = share if looked_at else Settings.rewinding_epoch
+    if args.valid_freq is None:
+        args.valid_freq = every(epochs)
+    if args.print_freq is None:
+        args.print_freq = every(epochs)
+
+
+def every(epochs: int) -> int:
+    """Epochs between two lines of progress, or two test accuracies, of a training of so many."""
+    return min(50, max(1, epochs // 6))
 
 
 def write_and_show(runs: Sequence[str | Path], out: str | Path) -> None:

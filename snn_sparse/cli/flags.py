@@ -17,6 +17,7 @@ ARCHITECTURES = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg_small", "resnet19")
 IMAGES = ("digits", "mnist", "fmnist", "svhn", "cifar10", "cifar100", "imagefolder")
 EVENTS = ("events", "nmnist", "cifar10dvs", "dvs128gesture")
 DATASETS = (*IMAGES, *EVENTS)
+SWITCH = argparse.BooleanOptionalAction  # --download, and --no-download where a file says otherwise
 
 
 def flag(parser: Any, name: str, **options: Any) -> None:
@@ -26,6 +27,29 @@ def flag(parser: Any, name: str, **options: Any) -> None:
     parser.add_argument(*spellings, dest=name, **({"metavar": "N"} | options if takes else options))
 
 
+def switches(parser: argparse.ArgumentParser) -> dict[str, bool]:
+    """The flags of a command, written with ``_``, and whether each is a switch that takes no value."""
+    return {a.dest: a.nargs == 0 for a in parser._actions if a.option_strings and a.dest != "help"}
+
+
+def add_config_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, which :func:`snn_sparse.cli.config.with_config` reads before anything else."""
+    text = (
+        "YAML file of flags (end_iter: 30), or a run directory, whose settings are taken; the command line goes first"
+    )
+    parser.add_argument("--config", metavar="FILE", help=text)
+
+
+def add_progress_flags(parser: Any) -> None:
+    """Add the flags that say how to follow a training."""
+    flag(parser, "print_freq", type=int, help="epochs between two lines of progress (default end_iter / 6, at most 50)")
+    parser.add_argument(
+        "--tensorboard",
+        metavar="DIR",
+        help="write TensorBoard events into DIR, or with auto into tensorboard/ in the run directory",
+    )
+
+
 def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Add the flags that say where the images come from and where to compute."""
     group = parser.add_argument_group("data and device")
@@ -33,7 +57,7 @@ def add_data_flags(parser: argparse.ArgumentParser, default: str | None = None) 
     note = f"default {default}" if default else "default: the ticket's"
     group.add_argument("--dataset", default=default, choices=DATASETS, metavar="NAME", help=f"{listed} ({note})")
     flag(group, "data_dir", default="dataset/", metavar="DIR", help="where data sets lie (default dataset/)")
-    group.add_argument("--download", action="store_true", help="let missing files be fetched into --data_dir")
+    group.add_argument("--download", action=SWITCH, default=False, help="let missing files be fetched into --data_dir")
     sides = "side in pixels: imagefolder (default 32), nmnist (34), cifar10dvs (48), dvs128gesture (64), events (16)"
     flag(group, "image_size", type=int, help=sides)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
@@ -56,8 +80,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         "Every flag may be written with _ or -. A search that was stopped goes on with the same command.\n"
         "On N processes (one a GPU): torchrun --nproc-per-node N -m snn_sparse search ...; --batch_size is of all.\n"
         "Example, in about a minute on a CPU:\n"
-        "  snn-sparse search --method imp --dataset digits --end_iter 10 --rewinding_epoch 2 --prune_percent 75 "
-        "--prune_iterations 4"
+        "  snn-sparse search --method imp --dataset digits --end_iter 10 --prune_percent 75 --prune_iterations 4"
     )
     methods = [m for m, _ in METHOD_HELP]
     parser.add_argument("--method", default="imp", choices=methods, metavar="NAME", help="see above (default imp)")
@@ -65,13 +88,15 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "exp_name", default="snn_pruning", metavar="NAME", help="experiment name (default snn_pruning)")
     parser.add_argument(
         "--deterministic",
-        action="store_true",
+        action=SWITCH,
+        default=False,
         help="choose without timing how layers compute: another run gives the same bits",
     )
     flag(
         parser,
         "sync_statistics",
-        action="store_true",
+        action=SWITCH,
+        default=False,
         help="on many processes: batch norm takes the statistics of the whole batch, not of each process's piece",
     )
     flag(parser, "like", metavar="RUN", help="for --method random: the run or ticket whose layer densities to copy")
@@ -112,8 +137,8 @@ def _add_training_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--round", type=int, default=1, metavar="N", help="repetition; adds N - 1 to the seed (default 1)"
     )
-    flag(group, "valid_freq", type=int, default=50, help="epochs between two test accuracies (default 50)")
-    flag(group, "print_freq", type=int, default=50, help="epochs between two lines of progress (default 50)")
+    flag(group, "valid_freq", type=int, help="epochs between two test accuracies (default end_iter / 6, at most 50)")
+    add_progress_flags(group)
 
 
 def _add_pruning_flags(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +146,8 @@ def _add_pruning_flags(parser: argparse.ArgumentParser) -> None:
     flag(group, "prune_percent", type=float, default=25.0, help="of the live weights, at each level (default 25)")
     flag(group, "prune_iterations", type=int, default=15, help="levels, the dense one included (default 15)")
     flag(group, "pruning_scope", default="global", choices=("global", "local"), help="default global")
-    flag(group, "rewinding_epoch", type=int, default=20, help="survivors go back to their values after it (default 20)")
+    text = "survivors go back to their values after it (default end_iter / 15, between 1 and 20)"
+    flag(group, "rewinding_epoch", type=int, help=text)
     flag(
         group,
         "sparsity_round",
@@ -140,7 +166,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "learning_rate", type=float, help="at the first epoch (default: as in the search)")
     flag(parser, "timestep", type=int, help="timesteps T (default: full T of the search)")
     add_precision_flag(parser)
-    flag(parser, "print_freq", type=int, default=50, help="epochs between two lines of progress (default 50)")
+    add_progress_flags(parser)
     parser.add_argument("--out", metavar="DIR", help="run directory (default: runs/train-TICKET'S RUN-LEVEL)")
     add_data_flags(parser)
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from snn_sparse.cli import common
-from snn_sparse.cli.flags import add_search_flags, add_train_flags
+from snn_sparse.cli.flags import add_config_flag, add_search_flags, add_train_flags
 
 
 def add_commands(commands: Any) -> None:
     """Register ``search`` and ``train``."""
     search = commands.add_parser("search", help="find tickets (IMP, Early-Bird, with or without Early-Time)")
+    add_config_flag(search)
     add_search_flags(search)
     search.set_defaults(run=run_search_command)
 
     train = commands.add_parser("train", help="train a ticket again from its rewound weights")
+    add_config_flag(train)
     add_train_flags(train)
     train.set_defaults(run=train_command)
 
@@ -52,6 +54,26 @@ def start_search(
     return search
 
 
+def followed(search: Any, tensorboard: str | None) -> Any:
+    """Let TensorBoard events be written of a search, if asked to; rank 0 writes them.
+
+    Args:
+        search: ready to run.
+        tensorboard: directory of the events; ``auto``: ``tensorboard/`` in that of the run; None: no events.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+    if tensorboard is not None and search.group.first:
+        from snn_sparse.tensorboard import TensorBoardProgress
+        from snn_sparse.tickets.progress import Together
+
+        run = search.files.root
+        events = TensorBoardProgress(run / "tensorboard" if tensorboard == "auto" else tensorboard, run)
+        search.progress = Together(search.progress, events)
+    return search
+
+
 def run_to_the_end(search: Any, title: str, action: Callable[[], None]) -> None:
     """Carry a search out, then write and show its report; whatever happens, the terminal is left tidy.
 
@@ -74,14 +96,14 @@ def run_search_command(args: argparse.Namespace) -> None:
     from snn_sparse.tickets.settings import METHODS, Settings
 
     def prepare() -> tuple[Any, Path]:
-        args.arch = args.arch or ("vgg_small" if args.dataset in ("digits", "events") else "vgg16")
+        common.follow_up(args)
         args.device = common.pick_device(args.device)
         settings = Settings(**{f.name: getattr(args, f.name) for f in fields(Settings)})
         if args.like is not None and not Path(args.like).exists():
             raise FileNotFoundError(f"like {args.like} does not exist")
         out = Path(args.out or default_out(args.exp_name, settings))
         group, data = _join(args, settings)
-        return start_search(settings, data, out, args.print_freq, group=group), out
+        return followed(start_search(settings, data, out, args.print_freq, group=group), args.tensorboard), out
 
     search, out = common.checked(prepare)
     s = search.settings
@@ -130,7 +152,9 @@ def train_command(args: argparse.Namespace) -> None:
         out = Path(args.out or f"runs/train-{level.parent.name}-{level.name}")
         group, data = _join(args, settings)
         check_trainable(ticket, settings, data)
-        return start_search(settings, data, out, args.print_freq, int(ticket.meta["level"]) + 1, group), out
+        print_freq = common.every(epochs) if args.print_freq is None else args.print_freq
+        search = start_search(settings, data, out, print_freq, int(ticket.meta["level"]) + 1, group)
+        return followed(search, args.tensorboard), out
 
     search, out = common.checked(prepare)
     title = f"training {args.ticket}: {ticket.mask.sparsity:.2f} % pruned, T = {search.settings.timestep}, in {out}"

@@ -85,10 +85,10 @@ def _settings(args: argparse.Namespace) -> Any:
 
     from snn_sparse.tickets.settings import Settings
 
+    common.follow_up(args)
     for name in ("print_freq", "image_size"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
-    args.arch = args.arch or ("vgg_small" if args.dataset == "digits" else "vgg16")
     args.device = args.device or "cpu"
     try:
         torch.device(args.device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from snn_sparse.reports.groups import matters
 from snn_sparse.sweep.planned import Plan, PlannedSearch
-from snn_sparse.sweep.yaml_file import Entry, Flags, read_entries
+from snn_sparse.sweep.yaml_file import Entry, Flags, flag_arguments, read_entries
 from snn_sparse.tickets.settings import Settings
 
 SettingsOf = Callable[[list[str]], Settings]
@@ -82,7 +82,7 @@ def _settings(entry: Entry, name: str, switches: Mapping[str, bool], settings_of
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name) or name.endswith(OURS):
         raise ValueError(f"{entry.where}: name {name!r} cannot be a directory's: use letters, digits, - and _")
     try:
-        settings = settings_of(_arguments(entry.flags, switches))
+        settings = settings_of(flag_arguments(entry.flags, switches))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{entry.where}: {name}: {error}") from error
     if (settings.method == "random") != (entry.flags.get("like") is not None):
@@ -91,20 +91,6 @@ def _settings(entry: Entry, name: str, switches: Mapping[str, bool], settings_of
             "and only with it"
         )
     return settings
-
-
-def _arguments(flags: Flags, switches: Mapping[str, bool]) -> list[str]:
-    arguments = []
-    for key, value in flags.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) != switches[key]:
-            raise ValueError(f"{key} {'is true or false' if switches[key] else 'takes a value'}, got {value!r}")
-        if not switches[key]:
-            arguments.append(f"--{key}={value}")
-        elif value:
-            arguments.append(f"--{key}")
-    return arguments
 
 
 def _planned(
@@ -116,7 +102,7 @@ def _planned(
         after = _needed(name, str(like), chosen)
         flags["like"] = str(Path(out) / after) if after else like
     run = str(Path(out) / name)
-    return PlannedSearch(name, run, ("search", *_arguments(flags, switches), f"--out={run}"), after)
+    return PlannedSearch(name, run, ("search", *flag_arguments(flags, switches), f"--out={run}"), after)
 
 
 def _needed(name: str, like: str, chosen: dict[str, tuple[Entry, Settings]]) -> str | None:

@@ -48,10 +48,10 @@ def read_entries(path: Path, known: Iterable[str]) -> tuple[str, list[Entry]]:
     Raises:
         FileNotFoundError: no such file. ValueError: it is no YAML, has an unknown or a repeated key, or is no sweep.
     """
-    content = _load(path)
+    content = load_yaml(path)
     if not isinstance(content, dict):
         raise ValueError("a sweep is a mapping with out, common, grid and searches")
-    content = _checked_keys(content, PARTS, "the sweep")
+    content = checked_keys(content, PARTS, "the sweep")
     out = content.get("out")
     if not isinstance(out, str) or not out:
         raise ValueError("out must say where the runs go, such as out: runs/NAME")
@@ -97,11 +97,11 @@ def _listed_entries(listed: Any, known: list[str], common: Flags) -> list[Entry]
 def _flags(part: Any, known: list[str], where: str) -> Flags:
     if not isinstance(part, dict):
         raise ValueError(f"{where} must be a mapping of flags, got {part!r}")
-    return _checked_keys(part, known, where)
+    return checked_keys(part, known, where)
 
 
-def _checked_keys(part: Mapping[Any, Any], known: Iterable[str], where: str) -> Flags:
-    """The same with ``_`` in every key."""
+def checked_keys(part: Mapping[Any, Any], known: Iterable[str], where: str) -> Flags:
+    """Return the same with ``_`` in every key; an unknown or a repeated key is a ValueError, named with ``where``."""
     known = list(known)
     found: Flags = {}
     for given, value in part.items():
@@ -120,7 +120,35 @@ def _check_value(key: str, value: Any, where: str) -> None:
         raise ValueError(f"{where}: {key} must be one value, got {value!r}; lists of values go into grid")
 
 
-def _load(path: Path) -> Any:
+def flag_arguments(flags: Flags, switches: Mapping[str, bool]) -> list[str]:
+    """Write flags as a command line; those that are None are left out, and switches that are off.
+
+    Args:
+        flags: names with ``_``, and their values.
+        switches: every flag, and whether it is a switch that takes no value.
+
+    Raises:
+        ValueError: a switch with a value, or a flag that is true or false.
+    """
+    arguments = []
+    for key, value in flags.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) != switches[key]:
+            raise ValueError(f"{key} {'is true or false' if switches[key] else 'takes a value'}, got {value!r}")
+        if not switches[key]:
+            arguments.append(f"--{key}={value}")
+        elif value:
+            arguments.append(f"--{key}")
+    return arguments
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is no YAML, or has a key twice.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):

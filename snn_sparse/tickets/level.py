@@ -11,7 +11,7 @@ import torch
 
 from snn_sparse.models import SpikingNetwork
 from snn_sparse.tickets.mask import Mask
-from snn_sparse.tickets.progress import EpochReport
+from snn_sparse.tickets.progress import BatchReport, EpochReport
 from snn_sparse.training import (
     GradientAverage,
     NonFiniteLossError,
@@ -85,6 +85,7 @@ class LevelTraining:
         self.optimizer = make_optimizer(model, s.optimizer, learning_rate, s.momentum, s.weight_decay, keep)
         self.scheduler = make_scheduler(self.optimizer, s.scheduler, epochs)
         self.search, self.model, self.mask, self.level, self.epochs = search, model, mask, level, epochs
+        self._sparsity, self._batches = mask.sparsity, 0  # counted once; batches: of the epoch under way
         self.sums = Sums()  # of the epoch under way
         self.result = Level()
         self._parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "scheduler": self.scheduler}
@@ -134,6 +135,7 @@ class LevelTraining:
         search, level, done, group = self.search, self.level, self.result.epochs, self.group
         images, batch_size, smallest = search.data.train, search.settings.batch_size, group.smallest_batch
         sizes = [part.stop - part.start for part in batch_bounds(len(images), batch_size, smallest)]
+        self._batches = len(sizes)
         pieces = images.batches(
             batch_size,
             augmentation=search.data.augmentation,
@@ -155,6 +157,13 @@ class LevelTraining:
     def _accuracy(self) -> float:
         dtype = PRECISIONS[self.search.settings.precision]
         return evaluate(self.model, self.search.data.test, dtype=dtype, group=self.group)
+
+    def _tell_batch(self) -> None:
+        search, batch, size = self.search, self.sums.batches, len(self.search.data.train)
+        images = size if batch == self._batches else batch * search.settings.batch_size
+        left = max(0, search.planned_epochs - search.epochs_done - 1)
+        where = (self.level, self.result.epochs + 1, self.epochs, batch, self._batches, images, left)
+        search.progress.batch(BatchReport(*where, self._sparsity, self.model.timesteps))
 
     def _tell(self, loss: float, accuracy: float | None, timesteps: int, rate: float, seconds: float) -> None:
         line = EpochReport(
@@ -180,7 +189,8 @@ class LevelTraining:
         search.epochs_done += self.result.epochs
 
     def _after_step(self) -> None:
-        """Look whether to stop, and whether a long epoch is worth a checkpoint in its middle."""
+        """Tell of a batch; look whether to stop, and whether a long epoch is worth a checkpoint in its middle."""
+        self._tell_batch()
         stop = self._asked_to_stop()
         if stop is None and time.perf_counter() - self._saved_at < BETWEEN_CHECKPOINTS:
             return
