@@ -121,8 +121,11 @@ def write_and_show(runs: Sequence[str | Path], out: str | Path) -> None:
     """Write the report of finished runs into ``out``, and print its table and where the page is."""
     from snn_sparse.console import print_table
     from snn_sparse.reports import HEADER, table_rows, write_report, write_summary
+    from snn_sparse.reports.summary import unfinished
 
     reports = [write_summary(run) for run in runs]
     page = write_report(reports, out)
     print_table(HEADER, table_rows(reports, most=TERMINAL_ROWS))
+    for line in unfinished(reports):
+        print(f"unfinished: {line}")
     print(f"\nreport: {page}")

@@ -16,7 +16,7 @@ ONLY_FOR = {
     "sparsity_round": ("eb", "eb+et", "snip"),
 }
 # They repeat a run (seed, round), change no result (valid_freq), or show as its sparsity.
-NO_TRAIT = ("method", "seed", "round", "valid_freq", "sparsity_round")
+NO_TRAIT = ("method", "seed", "round", "valid_freq", "sparsity_round", "like")
 SHORT = {"timestep": "T", "timesteps_early": "T_early", "early_time_threshold": "threshold"}
 
 

@@ -1,13 +1,17 @@
 """Page of a report: ``report.html``, one self-contained file with tables and plots."""
 
-import base64
+import re
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from snn_sparse.reports.compare import HEADER, duration, table_rows
 from snn_sparse.reports.groups import Report, by_label
-from snn_sparse.reports.plots import PLOTS, draw
+from snn_sparse.reports.plots import PLOTS, draw, draw_svg
+from snn_sparse.reports.story import BEST_HEADER, COST_HEADER, WHAT_A_TICKET_IS, best_rows, cost_rows, sentences
+from snn_sparse.reports.summary import unfinished
 from snn_sparse.training.files import write_atomic
 from snn_sparse.training.profile_rows import PROFILE_HEADER, profile_notes, profile_section
 
@@ -38,8 +42,8 @@ def layer_rows(report: Report) -> list[tuple[str, ...]]:
     return [(r["name"], f"{r['density']:.2f} %", str(r["dead_filters"]), str(r["dead_channels"])) for r in last]
 
 
-def render(reports: list[Report], plots: dict[str, bytes]) -> str:
-    """Fill the template ``report.html.jinja``; ``plots`` are PNG files by name, which the page carries inside."""
+def render(reports: list[Report], plots: dict[str, tuple[str, str]]) -> str:
+    """Fill the template ``report.html.jinja``; ``plots`` are SVGs by name, for wide windows and for narrow ones."""
     environment = Environment(
         loader=PackageLoader("snn_sparse.reports", ""),
         autoescape=True,
@@ -50,10 +54,16 @@ def render(reports: list[Report], plots: dict[str, bytes]) -> str:
     )
     return environment.get_template("report.html.jinja").render(
         reports=[(label, report) for label, group in by_label(reports).items() for report in group],
+        kept_together=kept_together,
         unique=lambda key: ", ".join(dict.fromkeys(str(report[key]) for report in reports)),
+        ticket=WHAT_A_TICKET_IS,
+        unfinished=unfinished(reports),
+        problems=problems(reports),
         header=HEADER,
         rows=table_rows(reports),
-        figures=[{"title": PLOTS[name][0], "png": base64.b64encode(png).decode()} for name, png in plots.items()],
+        plots={name: (PLOTS[name][0], *map(Markup, both)) for name, both in plots.items()},
+        best_header=BEST_HEADER,
+        cost_header=COST_HEADER,
         level_header=LEVEL_HEADER,
         level_rows=level_rows,
         layer_header=LAYER_HEADER,
@@ -64,11 +74,27 @@ def render(reports: list[Report], plots: dict[str, bytes]) -> str:
     )
 
 
+def kept_together(text: str) -> str:
+    """The same text, but no line breaks between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|s)(?!\w))", "\N{NO-BREAK SPACE}", text)
+
+
+def problems(reports: list[Report]) -> list[dict[str, Any]]:
+    """For each network and data set, which alone can be compared: title, sentences, and rows of the two tables."""
+    found: dict[str, list[Report]] = {}
+    for report in reports:
+        found.setdefault(f"{report['arch']} on {report['dataset']}", []).append(report)
+    return [
+        {"title": title, "sentences": sentences(own), "best": best_rows(own), "cost": cost_rows(own)}
+        for title, own in found.items()
+    ]
+
+
 def write_report(reports: list[Report], out: str | Path) -> Path:
     """Write ``report.html`` and the plots as PNG files into ``out``; returns the page's path."""
     out = Path(out)
-    plots = {name: draw(name, reports) for name in PLOTS}
-    for name, png in plots.items():
-        write_atomic(out / f"{name}.png", png)
+    for name in PLOTS:
+        write_atomic(out / f"{name}.png", draw(name, reports))
+    plots = {name: (draw_svg(name, reports), draw_svg(name, reports, narrow=True)) for name in PLOTS}
     write_atomic(out / "report.html", render(reports, plots).encode())
     return out / "report.html"

@@ -9,8 +9,20 @@ from snn_sparse.training.files import write_json
 NO_SEARCH = ("random", "snip", "train")  # their masks cost nothing to find
 
 
+def planned_levels(settings: dict[str, Any]) -> int | None:
+    """Levels that a run of these settings has when it is done; None where that cannot be told."""
+    method, like = settings["method"], settings.get("like")
+    if method in ("imp", "imp+et", "transfer"):
+        return int(settings["prune_iterations"])
+    if method != "random":
+        return 2 if method in ("eb", "eb+et") else 1
+    if like is None or not Path(like).exists():
+        return None
+    return 1 if Path(like).is_file() else sum(level > 0 for level in RunFiles(like).levels())
+
+
 def summarise(run: str | Path) -> dict[str, Any]:
-    """The report of a run, from the levels that are finished.
+    """The report of a run, from the levels that are finished; where that is not all, ``unfinished`` says how many.
 
     Raises:
         ValueError: the directory is no run, or no level of it is finished.
@@ -31,7 +43,9 @@ def summarise(run: str | Path) -> dict[str, Any]:
     if not levels:
         raise ValueError(f"{run} has no finished level to report on")
     seconds = sum(level["seconds"] for level in levels)
-    return {
+    planned = planned_levels(settings) or 0
+    rest = {"unfinished": {"levels": len(levels), "of": planned}} if len(levels) < planned else {}
+    return rest | {
         "method": settings["method"],
         "arch": settings["arch"],
         "dataset": settings["dataset"],
@@ -52,3 +66,12 @@ def write_summary(run: str | Path) -> dict[str, Any]:
     report = summarise(run)
     write_json(Path(run) / "report.json", report)
     return report
+
+
+def unfinished(reports: list[dict[str, Any]]) -> list[str]:
+    """Lines about the runs that go on, or were stopped: ``imp, seed 3: 4 of 15 levels done``."""
+    return [
+        f"{r['method']}, seed {r['seed']}: {r['unfinished']['levels']} of {r['unfinished']['of']} levels done"
+        for r in reports
+        if "unfinished" in r
+    ]
