@@ -74,7 +74,8 @@ class ConsoleProgress(Progress):
         self.console = make_console(stream)
         self._clock = clock
         self._live: Live | None = None  # the bars, while there are any
-        self._drawn = self._said = -math.inf  # when bars were last drawn, and a line printed
+        self._drawn = -math.inf  # when bars were last drawn
+        self._said = clock() - SECONDS_BETWEEN_LINES  # when a line was last printed; one may be at once
         self._last: EpochReport | None = None  # of this level
         self._accuracy: float | None = None
         self._left: tuple[float, float] | None = None  # seconds left as a search last told, and when it did
@@ -89,7 +90,6 @@ class ConsoleProgress(Progress):
         now = self._clock()
         if self._began is None or self._began[0] != (report.level, report.epoch):
             self._began = (report.level, report.epoch), report.images, now
-            self._said = now if self._said == -math.inf else self._said
         if self.console.is_terminal:
             if now - self._drawn >= SECONDS_BETWEEN_FRAMES:
                 self._draw(report, now)

@@ -46,6 +46,7 @@ class TensorBoardProgress(Progress):
             value = getattr(report, name)
             if value is not None:
                 self._writer.add_scalar(f"epoch/{name}", value, self._epochs)
+        self._writer.flush()  # a kill costs no point
 
     def level_done(self, level: int, sparsity: float, accuracy: float, seconds: float, ticket: Path) -> None:
         """Write the result of a level, and what its ticket holds: live weights and firing rates, a layer each."""

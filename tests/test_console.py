@@ -1,15 +1,18 @@
 """Terminal output: what a reader sees on a screen, and what a pipe or file holds."""
 
 import io
+import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from snn_sparse.console import ConsoleProgress, make_console, print_table
-from snn_sparse.tickets.progress import EpochReport
+from snn_sparse.tickets.progress import BatchReport, EpochReport
 
 CONTROL = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])")
 
@@ -52,53 +55,135 @@ def screen(written):
     return [line.rstrip() for line in lines if line.strip()], cursor
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
 def report(epoch, accuracy):
     return EpochReport(1, epoch, 3, 0.25, accuracy, 43.75, 5, 0.1, 1.0)
+
+
+def batch(done, epoch=2, **changes):
+    """After ``done`` of 40 batches of 50 images; two epochs of the search are left after this one."""
+    return replace(BatchReport(1, epoch, 3, done, 40, 50 * done, 2, 43.75, 5), **changes)
 
 
 EPOCH_2 = "  level 1/2  43.75 % pruned  epoch 2/3  T=5  loss 0.2500  accuracy 97.50 %  left 1:02"
 DONE = "  level 1: 43.75 % pruned, accuracy 97.50 %, 3.0 s -> a/ticket"
 
 
-def test_a_line_moves_on_a_terminal():
+def progress_on(stream, print_freq=50):
+    clock = Clock()
+    return ConsoleProgress(3, print_freq, stream, clock), clock
+
+
+def words(line):
+    """A line without its bar."""
+    return " ".join(re.sub("[━╸╺]+", "|", line).split())
+
+
+def test_bars_move_on_a_terminal():
     stream = Terminal()
-    progress = ConsoleProgress(3, print_freq=2, stream=stream)
-    progress.epoch(report(1, None), 62.0)
-    assert screen(stream.getvalue())[0] == [EPOCH_2.replace("2/3", "1/3").replace("97.50 %", "      -")]
+    progress, clock = progress_on(stream)
+    progress.epoch(report(1, 97.5), 62.0)
+    assert stream.getvalue() == ""  # bars come with batches
+    progress.batch(batch(1))
     progress.note("something to know")
-    kept, moving = screen(stream.getvalue())[0]
-    assert kept == "  something to know"
-    assert "epoch 1/3" in moving
-    progress.epoch(report(2, 97.5), 62.0)
-    assert screen(stream.getvalue())[0] == [kept, EPOCH_2]
-    progress.epoch(report(3, None), 1.0)
-    assert screen(stream.getvalue())[0][2] == EPOCH_2.replace("2/3", "3/3").replace("1:02", "1.0 s")
+    clock.now += 2.0
+    progress.batch(batch(9))  # 8 batches of 50 images in 2 seconds
+    lines, cursor = screen(stream.getvalue())
+    assert not cursor
+    assert [words(line) for line in lines] == [
+        "something to know",
+        "level 1/2 | 43.75 % pruned",
+        "epoch 2/3 | loss 0.2500 accuracy 97.50 %",
+        "batch 9/40 | T=5 200 images/s",
+        "left 1:00",  # of the 62 s, 2 have passed
+    ]
     progress.level_done(1, 43.75, 97.5, 3.0, Path("a/ticket"))
-    assert screen(stream.getvalue()) == ([kept, EPOCH_2, DONE], True)
-    progress.epoch(report(1, None), 62.0)
-    assert screen(stream.getvalue())[0][-1].endswith("accuracy       -  left 1:02")  # the last level's is forgotten
+    assert screen(stream.getvalue()) == (["  something to know", DONE], True)
+    progress.batch(batch(1, epoch=1))
+    assert "accuracy" not in "".join(screen(stream.getvalue())[0][2:])  # the last level's is forgotten
+
+
+def test_bars_are_as_long_as_their_share():
+    stream = Terminal()
+    progress, _ = progress_on(stream)
+    progress.batch(batch(20))
+    table = progress._bars(batch(20), 1000.0)
+    bars = [bar.completed / bar.total for bar in table.columns[2]._cells[:3]]
+    assert bars == pytest.approx([(1 + 1.5 / 3) / 3, 1.5 / 3, 0.5])
+
+
+def test_a_terminal_is_drawn_ten_times_a_second_at_most():
+    stream = Terminal()
+    progress, clock = progress_on(stream)
+    for done in range(1, 41):
+        progress.batch(batch(done))
+        clock.now += 0.01
+    assert stream.getvalue().count("batch") == 4  # at 0, 0.1, 0.2 and 0.3 s
+
+
+def test_time_left_before_an_epoch_is_done():
+    stream = io.StringIO()
+    progress, clock = progress_on(stream)
+    progress.batch(batch(10))
+    clock.now += 100.0
+    progress.batch(batch(20))  # 500 images in 100 s: 1000 of this epoch are left, and two epochs of 2000
+    expected = "  level 1/2  43.75 % pruned  epoch 2/3  batch 20/40  T=5  5 images/s  left 16:40\n"
+    assert stream.getvalue() == expected
 
 
 def test_a_search_that_stops_leaves_the_terminal_as_it_was():
     stream, before = Terminal(), (sys.stdout, sys.stderr)
-    progress = ConsoleProgress(3, print_freq=50, stream=stream)
-    progress.epoch(report(1, None), 62.0)
+    progress, _ = progress_on(stream)
+    progress.batch(batch(1))
+    assert not screen(stream.getvalue())[1]
     progress.close()
     assert screen(stream.getvalue()) == ([], True)
     assert (sys.stdout, sys.stderr) == before
     progress.close()
 
 
-def test_plain_lines_elsewhere():
-    stream = io.StringIO()
-    progress = ConsoleProgress(3, print_freq=2, stream=stream)
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_lines_that_stay(kind):
+    stream = kind()
+    progress, clock = progress_on(stream, print_freq=2)
     long = "see [bold]/a/b[/bold] :smile: " + "long " * 60
     progress.note(long)
     for epoch, accuracy in ((1, None), (2, 97.5), (3, None)):
         progress.epoch(report(epoch, accuracy), 62.0)
+        clock.now += 2.0
     progress.level_done(1, 43.75, 97.5, 3.0, Path("a/ticket"))
     progress.close()
     assert stream.getvalue() == f"  {long}\n{EPOCH_2}\n{DONE}\n"
+
+
+def test_a_file_gets_a_line_a_second_at_most_and_one_in_thirty_at_least():
+    stream = io.StringIO()
+    progress, clock = progress_on(stream, print_freq=1)
+    times, epoch = [], 1
+    seconds = [random.choice([0.02, 0.3, 2.0, 7.0]) for _ in range(400)]
+    for number, wait in enumerate(seconds, 1):
+        clock.now += wait
+        before = stream.tell()
+        progress.batch(batch((number - 1) % 40 + 1, epoch=epoch))
+        if number % 40 == 0:
+            progress.epoch(report(epoch, None), 62.0)
+            epoch += 1
+        times += [clock.now] * stream.getvalue()[before:].count("\n")
+    gaps = [b - a for a, b in pairwise(times)]
+    assert len(gaps) > 5
+    assert min(gaps) >= 1.0
+    assert max(gaps) <= 30.0 + 7.0  # the step that was under way
+    assert "\x1b" not in stream.getvalue()
+    assert "\r" not in stream.getvalue()
 
 
 HEADER = ("layer", "[i]plan", "ms")

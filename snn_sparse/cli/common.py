@@ -24,12 +24,14 @@ def with_flags_named(message: str, flags: Iterable[str]) -> str:
     That of a message's subject, and those with ``_``, which are no English words; a flag that is named already, and
     what is part of a path, stay.
     """
-    for name in flags:
-        if not re.search(rf"--{name}\b", message):
-            anywhere = (
-                name if "_" in name else rf"^{name}|(?<=^unknown ){name}|(?<=; ){name}|(?<=configuration: ){name}"
-            )
-            message = re.sub(rf"(?<![\w/.-])(?:{anywhere})(?![\w/.?-])", f"--{name}", message)
+    names = {name: name for name in flags}
+    if "timestep" in names:
+        names.setdefault("timesteps", "timestep")  # as networks call it
+    for name, flag in names.items():
+        if re.search(rf"--{flag}\b", message):
+            continue
+        anywhere = name if "_" in name else rf"^{name}|(?<=^unknown ){name}|(?<=; ){name}|(?<=configuration: ){name}"
+        message = re.sub(rf"(?<![\w/.-])(?:{anywhere})(?![\w/.?-])", f"--{flag}", message)
     return message
 
 

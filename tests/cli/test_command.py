@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snn_sparse.cli import build_parser, main
+from snn_sparse.cli import build_parser, common, main
 from snn_sparse.cli.flags import ARCHITECTURES, DATASETS, METHOD_HELP
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run_snip"
@@ -197,6 +197,7 @@ def test_published_flags_names_and_defaults():
         "rewinding_epoch": 20,
         "sparsity_round": 0,
     }
+    common.follow_up(args)
     assert {k: getattr(args, k) for k in published} == published
     for name in [*published, "dataset", "arch", "weight_decay"]:
         value = {"dataset": "cifar10", "arch": "vgg16", "optimizer": "adam", "scheduler": "step"}.get(name, "3")

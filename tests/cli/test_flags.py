@@ -125,7 +125,7 @@ def test_missing_data_is_told_with_its_directory(command, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train"])
-@pytest.mark.parametrize(("device", "message"), [("cuda:99", "is not available"), ("abacus", "unknown device")])
+@pytest.mark.parametrize(("device", "message"), [("cuda:99", "is not available"), ("abacus", "unknown --device")])
 def test_device_is_checked(command, device, message, loaded, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main([command, "--ticket", TICKET, "--device", device]) == 2
@@ -187,7 +187,7 @@ def test_train_as_the_search_did(train):
     assert search.settings.as_dict() == {**Settings().as_dict(), **SEARCHED, "method": "train", "device": "cpu"}
     given = {"dataset": "digits", "data_dir": "dataset/", "download": False, "image_size": None}
     assert data == given | {"timesteps": SEARCHED["timestep"]}
-    assert search.progress.print_freq == 50
+    assert search.progress.print_freq == SEARCHED["end_iter"] // 6
     assert search.progress.levels == 2
 
 

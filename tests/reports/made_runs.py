@@ -37,7 +37,8 @@ def make_run(root, levels, environment=None, **settings):
         settings: of the search, as in :class:`Settings`.
     """
     files = RunFiles(root)
-    s = Settings(**{"arch": "vgg_small", "dataset": "digits", **settings})
+    like = {"like": "/elsewhere"} if settings.get("method") == "random" else {}
+    s = Settings(**{"arch": "vgg_small", "dataset": "digits", **like, **settings})
     files.root.mkdir(parents=True)
     config = {"settings": s.as_dict(), "environment": environment or {"device": "abacus"}}
     (files.root / "config.json").write_text(json.dumps(config))
@@ -70,7 +71,7 @@ def imp(root):
         (SPARSE, meta(1, 94.7, 91.25, 5, 21.5, 9, 9)),
         (SPARSE, meta(2, 97.46, 83.0, 4, 3600.0, 12, 9)),
     ]
-    options = {"method": "imp+et", "timestep": 12, "round": 3}
+    options = {"method": "imp+et", "timestep": 12, "round": 3, "prune_iterations": 3}
     return [
         make_run(root / "imp1", one, seed=40, **options),
         make_run(root / "imp2", two, seed=41, **options),

@@ -10,7 +10,9 @@ import pytest
 
 from snn_sparse.reports import HEADER, summarise, table_rows, write_report, write_summary
 from snn_sparse.reports.compare import duration
-from snn_sparse.reports.page import layer_rows, level_rows, render
+from snn_sparse.reports.page import kept_together, layer_rows, level_rows, render
+from snn_sparse.reports.story import BEST_HEADER, COST_HEADER, WHAT_A_TICKET_IS, best_rows, cost_rows
+from snn_sparse.reports.summary import unfinished
 
 sys.path.insert(0, str(Path(__file__).parent))
 import made_runs
@@ -81,6 +83,32 @@ def test_unfinished_levels_are_left_out(tmp_path):
     assert [level["level"] for level in summarise(run)["levels"]] == [0]
 
 
+@pytest.mark.parametrize(
+    ("method", "levels", "of"),
+    [("imp", 2, 3), ("imp", 3, None), ("imp+et", 1, 3), ("transfer", 1, 3), ("eb", 1, 2), ("eb+et", 2, None)]
+    + [("snip", 1, None), ("train", 1, None), ("random", 1, None)],  # of the random one's model nothing is known
+)
+def test_runs_that_are_not_done_say_so(method, levels, of, tmp_path):
+    made = [(SPARSE if n else DENSE, meta(n, 90.0, 50.0, 1, 1.0, 5)) for n in range(levels)]
+    report = summarise(make_run(tmp_path / "r", made, method=method, prune_iterations=3, timestep=5))
+    assert report.get("unfinished") == (None if of is None else {"levels": levels, "of": of})
+    line = f"{method}, seed 1234: {levels} of {of} levels done"
+    assert unfinished([report]) == ([] if of is None else [line])
+    assert (f"Unfinished, with what is done so far: {line}." in render([report], {})) == (of is not None)
+
+
+def test_a_random_control_is_done_with_its_models_levels(tmp_path):
+    levels = [(SPARSE if n else DENSE, meta(n, 30.0 * n, 50.0, 1, 1.0, 5)) for n in range(3)]
+    like = make_run(tmp_path / "imp", levels, prune_iterations=3)
+    for name, done, asked, of in (
+        ("a", levels[1:2], like, 2),
+        ("b", levels[1:], like, None),
+        ("c", levels[2:], like / "level_02" / "ticket.safetensors", None),
+    ):
+        report = summarise(make_run(tmp_path / name, done, method="random", like=str(asked)))
+        assert report.get("unfinished") == (None if of is None else {"levels": 1, "of": of})
+
+
 def test_summary_is_written(runs):
     assert write_summary(runs[0]) == json.loads((runs[0] / "report.json").read_text()) == summarise(runs[0])
 
@@ -120,24 +148,48 @@ def test_duration(seconds, text):
 
 def cells(fragment):
     """Rows of cells of each table in a piece of HTML."""
-    tables = re.findall(r"<table>(.*?)</table>", fragment, re.DOTALL)
+    tables = re.findall(r"<table.*?>(.*?)</table>", fragment, re.DOTALL)
     rows = [re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL) for table in tables]
     return [[tuple(map(html.unescape, re.findall(r"<t[hd]>(.*?)</t[hd]>", r, re.DOTALL))) for r in t] for t in rows]
 
 
 def test_page_shows_the_tables(reports):
     page = render(reports, {})
-    tables = cells(page)
-    assert len(tables) == 1 + 2 * len(reports)
-    assert tables[0] == [HEADER, *ROWS]
-    for report, levels, layers in zip(reports, tables[1::2], tables[2::2], strict=True):
+    best, cost, every, *of_runs = cells(page)
+    assert best == [BEST_HEADER, *broken(best_rows(reports))]
+    assert cost == [COST_HEADER, *broken(cost_rows(reports))]
+    assert every == [HEADER, *ROWS]
+    assert len(of_runs) == 2 * len(reports)
+    for report, levels, layers in zip(reports, of_runs[::2], of_runs[1::2], strict=True):
         assert levels[0] == ("level", "sparsity", "accuracy", "T", "epochs", "time", "dead filters", "dead channels")
         assert levels[1:] == level_rows(report)
         assert layers[0] == ("layer", "live weights", "dead filters", "dead channels")
         assert layers[1:] == layer_rows(report)
     text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
-    assert "Winning tickets: vgg_small on digits T = 12 timesteps; abacus. Accuracy is" in text
+    assert f"Winning tickets: vgg_small on digits {WHAT_A_TICKET_IS}" in text
+    assert "T = 12 timesteps; abacus. Accuracy is" in text
     assert re.findall(r"<summary>(.*?)</summary>", page) == ["imp+et, seed 42", "imp+et, seed 43", "random, seed 40"]
+    assert "nfinished" not in page
+
+
+def broken(rows):
+    """Rows as the page has them: a number and its unit stay on one line."""
+    return [tuple(map(kept_together, row)) for row in rows]
+
+
+def test_numbers_keep_their_units():
+    assert (
+        kept_together("15 epochs, 56 % fewer, 3.5 s")
+        == "15 epochs, 56\N{NO-BREAK SPACE}% fewer, 3.5\N{NO-BREAK SPACE}s"
+    )
+
+
+def test_networks_and_data_sets_have_parts_of_their_own(reports):
+    other = [{**report, "arch": "vgg16"} for report in reports]
+    page = render([*reports, *other], {})
+    assert re.findall(r"<h2>(vgg.*?)</h2>", page) == ["vgg_small on digits", "vgg16 on digits"]
+    best, other_best, cost, other_cost, *_ = cells(page)
+    assert (best, cost) == (other_best, other_cost)  # each as if alone, though the labels of the whole name the network
 
 
 def test_page_lists_settings_and_environment(tmp_path):
@@ -148,7 +200,7 @@ def test_page_lists_settings_and_environment(tmp_path):
     listed = re.search(r"Settings: (.*?)</p>", page)[1]
     assert listed.startswith("method imp, arch vgg_small, dataset digits, timestep 5, batch_size 128, ")
     assert "momentum 0.75, seed 1234, " in listed
-    assert listed.endswith("backend fused, device cpu")
+    assert listed.endswith("backend fused, device cpu, sync_statistics False, deterministic False")
     assert "weight_decay" not in listed
 
 
@@ -158,11 +210,12 @@ def test_page_is_escaped_and_stands_alone(tmp_path):
     page = write_report([{**report, "method": "<b>"}], tmp_path / "out").read_text()
     assert "<img src=http" not in page
     assert "&lt;img src=http://a/b.png&gt; &amp; " in page
-    assert cells(page)[0][1][0] == "<b>"
+    assert "<b>" in [row[0] for table in cells(page) for row in table]
     assert "<b>" not in page
-    assert re.findall(r"(?:src|href)=\"(.{5})", page) == ["data:"] * 3  # the plots; nothing is fetched
+    assert {target[0] for target in re.findall(r"(?:src|href)=\"(.+?)\"", page)} == {"#"}  # nothing is fetched
     assert "@import" not in page
-    assert "url(" not in page
+    assert "url(" not in page.replace("url(#", "")
+    assert "prefers-color-scheme: dark" in page
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
     assert page.startswith("<!doctype html>")
 

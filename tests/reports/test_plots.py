@@ -1,11 +1,11 @@
 """Plots by what their axes hold: lines, bands, bars, labels and ticks."""
 
-import base64
 import io
 import re
 import sys
 from pathlib import Path
 from statistics import stdev
+from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
@@ -56,9 +56,10 @@ def test_accuracy_against_sparsity(axes, reports):
     assert left > right  # sparser to the right
     assert [t.get_text() for t in axes.get_xticklabels()] == ["97.45", "94.7", "0"]
     assert axes.get_xticks() == pytest.approx([2.55, 5.3, 100])
+    assert axes.yaxis.get_major_formatter()(92.5) == "92.5 %"
     assert (axes.get_xlabel(), axes.get_ylabel()) == (
         "weights pruned (%)",
-        "test accuracy (%), mean ± standard deviation",
+        "test accuracy, mean ± standard deviation",
     )
 
 
@@ -141,21 +142,32 @@ def test_density_by_layer(axes, reports):
     assert list(axes.get_xticks()) == [0, 1]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
     assert axes.get_yscale() == "log"
-    assert axes.get_ylabel() == "live weights at the last level (%)"
+    assert axes.get_ylabel() == "live weights at the last level"
+    assert axes.yaxis.get_major_formatter()(0.1) == "0.1 %"
     assert legend(axes) == ["imp+et", "random"]
 
 
 def test_search_time(axes, reports):
     plots.search_time(axes, reports)
     search, rest = axes.containers
-    assert [bar.get_width() for bar in search] == pytest.approx([71.0, 0.0])  # (60.5 + 81.5) / 2
-    assert [bar.get_width() for bar in rest] == pytest.approx([1815.0, 21.0])  # (30 + 3600) / 2
-    assert [bar.get_x() for bar in rest] == pytest.approx([71.0, 0.0])
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["imp+et", "random"]
-    assert [(t.get_position(), t.get_text()) for t in axes.texts] == [((1886.0, 0), " 1886 s"), ((21.0, 1), " 21 s")]
+    assert [bar.get_width() * 60 for bar in search] == pytest.approx([0.0, 71.0])  # (60.5 + 81.5) / 2
+    assert [bar.get_width() * 60 for bar in rest] == pytest.approx([21.0, 1815.0])  # (30 + 3600) / 2
+    assert [bar.get_x() * 60 for bar in rest] == pytest.approx([0.0, 71.0])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["random", "imp+et"]
+    assert [t.get_text() for t in axes.texts] == ["21.0 s", "31.4 min"]
+    assert [t.xy for t in axes.texts] == [(pytest.approx(21 / 60), 0), (pytest.approx(1886 / 60), 1)]
     bottom, top = axes.get_ylim()
-    assert bottom > top  # in the order of the table
-    assert "seconds" in axes.get_xlabel()
+    assert bottom > top  # the quickest on top
+    assert axes.get_xlabel().startswith("minutes")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (99.94, "99.9 s"), (119.9, "120 s"), (120, "2.0 min"), (7199, "120 min"), (7200, "2.0 h")]
+    + [(187_200, "52.0 h"), (720_000, "200 h")],
+)
+def test_time_in_one_unit(seconds, text):
+    assert plots.time_text(seconds) == text
 
 
 def test_every_method_has_its_own_colour():
@@ -165,15 +177,42 @@ def test_every_method_has_its_own_colour():
     assert len(set(plots.COLOURS.values())) == len(plots.COLOURS)
 
 
-def test_files_and_page_hold_the_same_plots(reports, tmp_path):
-    page = write_report(reports, tmp_path).read_text()
-    figures = re.findall(r'<h2>(.*?)</h2>\s*<img alt="(.*?)" src="data:image/png;base64,(.*?)">', page)
-    assert [f[0] for f in figures] == ["Accuracy against sparsity", "Density by layer", "Search time"]
-    drawn = []
-    for (title, alt, data), name in zip(figures, ("accuracy", "density", "time"), strict=True):
-        assert alt == title == plots.PLOTS[name][0]
-        drawn.append(base64.b64decode(data))
-        assert drawn[-1] == (tmp_path / f"{name}.png").read_bytes()
-        with Image.open(io.BytesIO(drawn[-1])) as image:
+def test_the_files_are_png(reports, tmp_path):
+    write_report(reports, tmp_path)
+    drawn = [(tmp_path / f"{name}.png").read_bytes() for name in plots.PLOTS]
+    for data in drawn:
+        with Image.open(io.BytesIO(data)) as image:
             assert image.size == (1008, 588)
     assert len(set(drawn)) == 3
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("name", plots.PLOTS)
+def test_a_plot_in_a_page_takes_its_colour_and_width(name, reports):
+    for narrow, width in ((False, 7.2), (True, 3.7)):
+        text = plots.draw_svg(name, reports, narrow)
+        root = ElementTree.fromstring(text)
+        assert root.get("aria-label") == plots.PLOTS[name][0]
+        assert root.get("width") is root.get("height") is None  # the page decides
+        assert float(root.get("viewBox").split()[2]) == pytest.approx(72 * width)
+        assert "currentColor" in text
+        assert plots.INK not in text
+        assert "#000000" not in text
+        assert "#ffffff" not in text.lower()  # no ground of its own
+        words = [t.text for t in root.iter(f"{SVG}text")]  # text, not outlines
+        assert any("imp+et" in word for word in words)
+        assert plots.PLOTS[name][0] not in words  # the page says it
+
+
+def test_plots_of_one_page_share_no_names(reports):
+    drawn = [plots.draw_svg(name, reports, narrow) for name in plots.PLOTS for narrow in (False, True)]
+    names = [set(re.findall(r'\bid="(.*?)"', text)) for text in drawn]
+    assert sum(map(len, names)) == len(set.union(*names))
+    for text, own in zip(drawn, names, strict=True):
+        assert set(re.findall(r'(?:href="#|url\(#)(.*?)[")]', text)) <= own
+
+
+def test_a_plot_is_the_same_every_time(reports):
+    assert plots.draw_svg("accuracy", reports) == plots.draw_svg("accuracy", reports)
