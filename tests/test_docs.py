@@ -34,7 +34,9 @@ def test_the_swap_is_one_line_in_a_short_block():
 
 def test_commands_parse():
     commands = re.findall(
-        r"^snn-sparse (.*)$", "\n".join(map(Path.read_text, [ROOT / "README.md", *PAGES])), re.MULTILINE
+        r"^snn-sparse (.*)$",
+        "\n".join(map(Path.read_text, [ROOT / "README.md", *ROOT.glob("docs/*.md")])),
+        re.MULTILINE,
     )
     assert len(commands) >= 8
     for command in commands:
