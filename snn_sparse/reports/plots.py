@@ -115,7 +115,10 @@ def density_by_layer(axes: Any, reports: list[Report]) -> None:
         x = [k + (i - (len(groups) - 1) / 2) * width for k in place]
         axes.bar(x, density, width, label=label, color=look[label][0])
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    low = min((v for bars in axes.containers for v in bars.datavalues if v > 0), default=100.0)
+    axes.set_ylim(10.0 ** (math.ceil(math.log10(low)) - 1), 100)  # whole powers of ten, which have round labels
     axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter("")
     axes.yaxis.set_major_formatter(_percent)
     axes.set_ylabel("live weights at the last level")
     _legend(axes, len(groups))
@@ -198,9 +201,12 @@ def _figure(name: str, reports: list[Report], narrow: bool) -> Any:
 
     title, plot = PLOTS[name]
     rows = len(by_label(reports))
-    size = (7.2, 4.2) if rows <= LISTED else (10, min(max(4.2, 0.3 * rows), 40))  # room for the legend, a bar each
+    low = 1.3 + 0.6 * rows if name == "time" else 4.2  # one bar is no wall
+    size = (
+        (7.2, min(4.2, low)) if rows <= LISTED else (10, min(max(4.2, 0.3 * rows), 40))
+    )  # room for the legend, a bar each
     if narrow:
-        size = (3.7, 3.4 + 0.2 * rows)
+        size = (3.7, min(3.4, low) + 0.2 * rows)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     plot(axes, reports)
