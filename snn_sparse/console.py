@@ -17,7 +17,7 @@ from snn_sparse.reports.compare import duration
 from snn_sparse.tickets.progress import BatchReport, EpochReport, Progress
 
 BAR = 24  # columns of a bar
-SECONDS_BETWEEN_FRAMES = 0.1  # of the live display
+SECONDS_BETWEEN_FRAMES = 0.25  # of the live display; drawing one takes about 2 ms
 SECONDS_BETWEEN_LINES = 1.0  # of progress, at least
 SECONDS_OF_SILENCE = 30.0  # after which a long epoch shows life where there is no live display
 UNLIMITED = 10_000  # columns of a file or pipe, where nothing needs to fit

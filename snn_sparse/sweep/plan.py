@@ -81,16 +81,15 @@ def _is_number(text: str) -> bool:
 def _settings(entry: Entry, name: str, switches: Mapping[str, bool], settings_of: SettingsOf) -> Settings:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name) or name.endswith(OURS):
         raise ValueError(f"{entry.where}: name {name!r} cannot be a directory's: use letters, digits, - and _")
-    try:
-        settings = settings_of(flag_arguments(entry.flags, switches))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{entry.where}: {name}: {error}") from error
-    if (settings.method == "random") != (entry.flags.get("like") is not None):
+    if (entry.flags.get("method") == "random") != (entry.flags.get("like") is not None):
         raise ValueError(
             f"{entry.where}: {name}: like (another search of this sweep, or a run) goes with method random, "
             "and only with it"
         )
-    return settings
+    try:
+        return settings_of(flag_arguments(entry.flags, switches))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{entry.where}: {name}: {error}") from error
 
 
 def _planned(

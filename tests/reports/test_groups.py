@@ -84,6 +84,7 @@ def test_early_time_has_labels_of_its_own():
         ("snip", {"rewinding_epoch": 3}, {"rewinding_epoch": 4}),
         ("imp", {"valid_freq": 3}, {"valid_freq": 4}),
         ("imp", {"device": "cuda:0"}, {"device": "cuda:1"}),
+        ("random", {"like": "runs/imp-seed1"}, {"like": "runs/imp-seed2"}),  # each seed copies that of its own search
     ],
 )
 def test_what_changes_nothing_is_in_no_label(method, one, other):
