@@ -1,0 +1,28 @@
+"""Griffe extension for the reference: Sphinx roles in docstrings become links where the site has their target."""
+
+import re
+from typing import Any
+
+import griffe
+
+ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`(~?)([\w.]+)`")
+
+
+def linked(text: str) -> str:
+    """Markdown for a docstring: each role becomes its target as code, and a link to it if there is such a place."""
+
+    def replaced(match: re.Match[str]) -> str:
+        short, target = match.groups()
+        shown = target.rpartition(".")[2] if short else target
+        return f'<autoref optional identifier="{target}"><code>{shown}</code></autoref>'
+
+    return ROLE.sub(replaced, text)
+
+
+class Roles(griffe.Extension):
+    """Rewrites every docstring once it is loaded."""
+
+    def on_object(self, *, obj: griffe.Object, **_kwargs: Any) -> None:
+        """Rewrite the docstring of one object."""
+        if obj.docstring is not None:
+            obj.docstring.value = linked(obj.docstring.value)
