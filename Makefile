@@ -96,7 +96,7 @@ gpu-check: setup ## on an NVIDIA GPU: tests, memory and race checker, benchmarks
 
 docs: setup ## the documentation as a site in build/docs/, from what is here; broken links fail
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
-	@echo "docs: $(CURDIR)/build/docs/index.html"
+	@echo "docs: $(CURDIR)/build/docs/index.html (its search needs a server: $(PY) -m http.server -d build/docs)"
 
 clean: ## remove what was built, keep runs/
 	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -85,9 +85,9 @@ def draw_traffic() -> Figure:
     """Bars of bytes a neuron and step."""
     y = torch.randn(SHAPE)
     found = {name: counted(net, y) for name, net in layers().items()}
-    figure = Figure(figsize=(7.6, 2.7), layout="constrained")
+    figure = Figure(figsize=(5.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    names = ["time loop\n(PyTorch operators)", "multi-step\n(PyTorch operators)", "one fused stage"]
+    names = ["time loop", "multi-step", "one fused\nstage"]
     for y_at, bytes_of in enumerate(found.values()):
         left = 0.0
         for phase, colour in (("forward", BLUE), ("backward", ORANGE)):
@@ -96,7 +96,7 @@ def draw_traffic() -> Figure:
         axes.text(left, y_at, f" {left:.0f} bytes", va="center")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("bytes read and written for each neuron and timestep, float32")
+    axes.set_xlabel("bytes for each neuron and timestep, float32")
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.14)
@@ -110,7 +110,7 @@ def draw_ways() -> Figure:
     alive = torch.randperm(rows, generator=generator)[:, None] < rows // 4
     spikes = torch.randperm(columns, generator=generator)[None] < columns // 5
     ways = {"dense": alive | ~alive, "at live weights": alive, "spike-driven": spikes}
-    figure = Figure(figsize=(7.6, 2.2), layout="constrained")
+    figure = Figure(figsize=(5.4, 2), layout="constrained")
     for axes, (name, computed) in zip(figure.subplots(1, 3), ways.items(), strict=True):
         done = computed.expand(rows, columns)
         for row, column in done.nonzero().tolist():
@@ -120,7 +120,7 @@ def draw_ways() -> Figure:
         axes.set_title(f"{name}: {100 * float(done.float().mean()):.0f} %", fontsize=10)
         axes.set_xlabel("inputs")
         axes.set_ylabel("weights" if name == "dense" else "")
-    figure.supxlabel("products: green computed and not zero, grey computed and zero, white left out", fontsize=10)
+    figure.supxlabel("green: needed; grey: computed, but zero; white: left out", fontsize=10)
     return figure
 
 

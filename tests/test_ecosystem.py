@@ -31,7 +31,7 @@ def name_of(requirement):
 
 
 def test_nothing_is_left_out():
-    assert set(row[0] for row in ROWS) >= WANTED
+    assert {row[0] for row in ROWS} >= WANTED
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0].strip("`") for row in ROWS])
