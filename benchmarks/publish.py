@@ -160,7 +160,8 @@ def plot(rows: list[Row], width: float = 8) -> bytes:
         axes.invert_yaxis()
         axes.tick_params(labelsize=8)
         where = f"{case}, {device}" if len(devices) > 1 else case
-        axes.set_title(f"{where}\ntimes faster than {names[0]}", fontsize=9)
+        colon = ":\n" if width <= NARROW else ": "
+        axes.set_title(f"{where}{colon}times faster than {names[0]}", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.1)
     buffer = io.BytesIO()
