@@ -6,6 +6,12 @@ from typing import Any
 import griffe
 
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`(~?)([\w.]+)`")
+SEVERAL = re.compile(r"^ +\w+(?:, \w+)+: ", re.MULTILINE)  # entries that share a line: ``train, test: the splits``
+
+
+def kept_together(text: str) -> str:
+    """A docstring whose entries of several names have no blank in them, behind which a type would be looked for."""
+    return SEVERAL.sub(lambda match: match.group().replace(", ", ",\N{NO-BREAK SPACE}"), text)
 
 
 def linked(text: str) -> str:
@@ -25,4 +31,4 @@ class Roles(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_kwargs: Any) -> None:
         """Rewrite the docstring of one object."""
         if obj.docstring is not None:
-            obj.docstring.value = linked(obj.docstring.value)
+            obj.docstring.value = linked(kept_together(obj.docstring.value))
