@@ -17,6 +17,7 @@ ROWS = [
 WANTED = {
     "Python", "PyTorch", "SpikingJelly", "snnTorch", "norse", "Lightning", "`torch.compile`", "`torch.export`", "Ray",
     "`DistributedDataParallel`", "FSDP2 (`fully_shard`)", "NIR", "Hugging Face Hub", "NeuroBench", "tonic",
+    "TensorBoard",
 }  # fmt: skip
 
 
