@@ -77,7 +77,7 @@ def test_plan_of_a_ticket(finished, capsys):
     assert main(["plan", "--ticket", ticket, "--batch_size", "8", "--image_size", "8"]) == 0
     table = lines(capsys)[0].splitlines()
     assert [row.split()[0] for row in table[2:]] == ["features.0", "features.4", "features.8", "classifier"]
-    assert all("dense" in row or "live" in row for row in table[2:])
+    assert all(any(word in row for word in ("dense", "live", "spikes")) for row in table[2:])
     assert all(row.count("%") == 4 for row in table[2:])  # density, and the unions of 8, 16 and 32 filters
     assert main(["plan", "--ticket", ticket, "--batch_size", "0"]) == 2
     assert "batch_size" in lines(capsys)[1][0]
