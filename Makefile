@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-oldest test-newest sanitize lint format bench gpu-check docs clean
+.PHONY: help setup lock demo test test-oldest test-newest sanitize lint format bench gpu-check gpu-kit docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,12 +49,12 @@ FORCE:
 
 .venv-%/.ready: pyproject.toml setup.py scripts/find_python.sh
 	@python=$$(scripts/find_python.sh $(PYTHONS)) || exit 1; \
-	echo "test-$*: bringing .venv-$*/ up to date with $$($$python --version) (several GB, a few minutes)"; \
+	echo "bringing .venv-$*/ up to date with $$($$python --version) (several GB, a few minutes)"; \
 	test -x .venv-$*/bin/python || $$python -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --upgrade pip
 	@.venv-$*/bin/python -m pip install --quiet "setuptools>=77" wheel
 	@SNN_SPARSE_BUILD=0 .venv-$*/bin/python -m pip install --quiet --no-build-isolation --upgrade \
-		--upgrade-strategy eager -e ".[dev]" $(if $(filter oldest,$*),$(OLDEST))
+		--upgrade-strategy eager -e ".[dev]" $(if $(filter oldest,$*),$(OLDEST)) $(if $(filter kit,$*),$(KIT_VERSIONS))
 	@touch $@
 
 # Their operators lie elsewhere, so that those of .venv/ stay as they are.
@@ -91,12 +91,21 @@ bench: setup ## time the operators and the training step on this machine
 	@$(PY) -m pytest benchmarks/test_operators.py --benchmark-columns=median,iqr,rounds
 	@$(PY) -m benchmarks
 
-gpu-check: setup ## on an NVIDIA GPU: tests, memory and race checker, benchmarks; within 8 minutes
-	@$(PY) -m benchmarks.gpu_check
+gpu-check: ## on an NVIDIA GPU, with its own python3, torch and Triton: all that needs one (ARGS="--kit build/gpu-kit")
+	@python3 -m benchmarks.gpu_check $(ARGS)
+
+KIT := build/gpu-kit
+KIT_VERSIONS := "torch==2.11.*" "triton==3.6.0" "numpy<2.4"  # of the machine that the kit is for, but for numpy
+
+gpu-kit: .venv-kit/.ready ## what a GPU machine without a network lacks, in build/gpu-kit/ (half an hour; needs Python 3.12)
+	@.venv-kit/bin/python -m benchmarks.gpu_check_kit $(KIT) $(if $(wildcard $(FASHION_MNIST)),--data $(FASHION_MNIST)) $(ARGS)
+
+FASHION_MNIST ?= dataset/FashionMNIST/raw
+.venv-kit/.ready: PYTHONS = 3.12
 
 docs: setup ## the documentation as a site in build/docs/, from what is here; broken links fail
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 	@echo "docs: $(CURDIR)/build/docs/index.html (its search needs a server: $(PY) -m http.server -d build/docs)"
 
 clean: ## remove what was built, keep runs/
-	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .venv-newest .venv-kit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,92 +1,116 @@
-"""``make gpu-check``: everything that needs an NVIDIA GPU, within minutes; its table is printed last."""
+"""Everything that needs an NVIDIA GPU, in order of worth, on a machine that may be bare and offline.
+
+``python3 -m benchmarks.gpu_check --kit FOLDER --out FOLDER`` needs torch, Triton and pytest alone, and what `make gpu-kit`
+has put into the kit: no network, no git, no environment. After every step what there is lies in ``--out``: rows.jsonl,
+profile.txt, report.txt, log.txt, measured.json. ``--rehearse`` runs all of it without a GPU, on small sizes.
+"""
 
 import argparse
 import os
 import shutil
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from benchmarks.gpu_check_run import run_timed
+from benchmarks.gpu_check_setup import Ready, set_up
+from benchmarks.gpu_check_steps import Place, Step, choose
 
-HERE = Path(__file__).resolve().parents[1]
-SECONDS = 480  # for everything together
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command and the seconds that it may take at least; what others leave is added."""
-
-    name: str
-    command: list[str]
-    limit: int
-    needs: str | None = None  # a program without which the step is left out
+LOG_BYTES = 8 * 2**20  # of the log that is copied out: its end
+COPIED = ("rows.jsonl", "profile.txt", "measured.json")
+Found = list[tuple[str, str, float]]  # name, outcome, seconds
+Run = Callable[..., tuple[str, float]]
 
 
-def steps() -> list[Step]:
-    """Correctness before speed."""
-    python = [sys.executable, "-m"]
-    neuron = [*python, "benchmarks", "neuron", "--device", "cuda", "--batch_size", "128", "--rounds", "5"]
-    neuron += ["--providers", "plain", "torch.compile", "fused", "fused packed", "--dtypes", "float32", "bfloat16"]
-    training = [*python, "benchmarks", "train-step", "--device", "cuda", "--arch", "vgg16", "--rounds", "5"]
-    training += ["--providers", "SpikingJelly multi-step Triton bf16", "fused dense fp32", "fused dense bf16"]
-    training += ["fused 95 % uniform bf16", "fused 95 % magnitude bf16"]  # torch.compile takes too long to compile
-    checked = "tests/gpu/test_kernels.py::test_against_float64"
-    sanitizer = ["compute-sanitizer", "--error-exitcode", "9"]
-    chosen = [*python, "pytest", "-m", "gpu", "tests/gpu/test_convolutions.py", "-k", "check_finds_nothing"]
-    return [
-        Step("GPU tests", [*python, "pytest", "-m", "gpu", "tests/gpu"], 170),
-        Step("memory checker", [*sanitizer, *python, "pytest", "-m", "gpu", checked, "-k", "5"], 40, sanitizer[0]),
-        Step("memory checker, convolutions", [*sanitizer, *chosen], 35, sanitizer[0]),
-        Step("race checker, convolutions", [*sanitizer, "--tool", "racecheck", *chosen], 35, sanitizer[0]),
-        Step("training step", training, 100),
-        Step("kernel benchmarks", [*neuron, "--timesteps", "5", "4", "8", "16"], 75),
-        Step("kernel benchmarks, T = 32", [*neuron, "--timesteps", "32", "--batch_size", "32"], 25),
-    ]
-
-
-def run_steps(chosen: Sequence[Step], seconds: float, run: Callable[..., int]) -> list[tuple[str, str, float]]:
-    """Name, outcome and seconds of every step; a step that fails does not stop the ones behind it."""
-    found, started = [], time.perf_counter()
-    for number, step in enumerate(chosen):
+def run_steps(chosen: Sequence[Step], place: Place, ready: Ready, out: Path, seconds: float, run: Run) -> Found:
+    """Run the steps in turn, and copy out what there is after each; one that fails stops none behind it."""
+    found, started, log = Found(), time.perf_counter(), place.work / "log.txt"
+    for step in chosen:
         left = seconds - (time.perf_counter() - started)
-        begun = time.perf_counter()
-        if step.needs is not None and shutil.which(step.needs) is None:
-            outcome = f"left out: no {step.needs}"
-        elif left < 5:
-            outcome = "left out: no time left"
-        else:
+        outcome, took = _left_out(step, place, left), 0.0
+        if not outcome:
             print(f"gpu-check: {step.name}", flush=True)
-            spare = left - sum(later.limit for later in chosen[number + 1 :])
-            code = run(step.command, min(max(step.limit, spare), left))
-            outcome = {0: "passed", 124: "ran out of time"}.get(code, f"FAILED (exit status {code})")
-        found.append((step.name, outcome, time.perf_counter() - begun))
+            with log.open("a") as text:
+                text.write(f"\n==== {step.name}\n")
+            outcome, took = run(step.command(place), min(step.limit, left), log, _environment(step, place, ready))
+        found.append((step.name, outcome, took))
+        copy_out(place, ready, found, out)
     return found
 
 
-def run_command(command: list[str], limit: float) -> int:
-    """Exit status of a command, 124 if it took too long."""
-    try:
-        return subprocess.run(command, cwd=HERE, timeout=limit, check=False, env=dict(os.environ)).returncode
-    except subprocess.TimeoutExpired:
-        return 124
+def _left_out(step: Step, place: Place, left: float) -> str:
+    """Why a step is left out; empty where it runs."""
+    if left < 5:
+        return "left out: no time left"
+    if step.needs is None or (place.work / step.needs).exists() or shutil.which(step.needs):
+        return ""
+    program = step.command(place)[0] == step.needs
+    return f"left out: no {step.needs}" if program or not place.rehearsed or step.group == "d" else ""
+
+
+def _environment(step: Step, place: Place, ready: Ready) -> dict[str, str]:
+    extra = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if step.group == "e" else {}
+    if place.rehearsed:
+        extra["TRITON_INTERPRET"] = "0" if step.group in "bcd" else "1"
+        if step.group in "bcd":
+            extra |= {"GPU_CHECK_LAUNCHES": str(place.work / "launches.jsonl"), "GPU_CHECK_REHEARSES": "1"}
+    return ready.environment | extra
+
+
+def copy_out(place: Place, ready: Ready, found: Found, out: Path) -> None:
+    """Copy what there is: at most five files, the report last."""
+    from benchmarks.gpu_check_rows import table
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        if (place.work / name).exists():
+            shutil.copyfile(place.work / name, out / name)
+    log = place.work / "log.txt"
+    if log.exists():
+        (out / "log.txt").write_bytes(log.read_bytes()[-LOG_BYTES:])
+    lines = [*ready.said, *(f"{name:28} {outcome:34} {seconds:6.1f} s" for name, outcome, seconds in found)]
+    (out / "report.txt").write_text("\n".join([*lines, *table(place.work / "rows.jsonl")]) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m benchmarks.gpu_check``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=SECONDS, help=f"for everything together (default {SECONDS})")
+    parser.add_argument("--kit", type=Path, metavar="FOLDER", help="what `make gpu-kit` has made")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("runs/gpu-check"), help="for what is found")
+    parser.add_argument("--only", metavar="STEP,STEP", help="groups (a to e) or names of steps")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for all steps together (default: no limit)")
+    parser.add_argument(
+        "--rehearse", nargs="?", const="whole", default="", choices=("quick", "whole"), help="without a GPU"
+    )
     args = parser.parse_args(argv)
-    if not torch.cuda.is_available():
-        parser.exit(2, "gpu-check: error: torch sees no NVIDIA GPU\n")
-    found = run_steps(steps(), args.seconds, run_command)
-    print(f"\ngpu-check on {torch.cuda.get_device_name()}; figures: benchmarks/results/{{neuron,train-step}}.jsonl")
-    for name, outcome, seconds in found:
-        print(f"  {name:28} {outcome:32} {seconds:6.1f} s")
+    with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
+        place = Place(Path(folder), args.rehearse)
+        try:
+            chosen = choose(args.only)
+            _need_gpu(place)
+            ready = set_up(args.kit, place.work, place.work / "log.txt", place.rehearsed)
+        except ValueError as error:
+            parser.exit(2, f"gpu-check: error: {error}\n")
+        print("\n".join(ready.said), flush=True)
+        found = run_steps(chosen, place, ready, args.out, args.seconds, run_timed)
+        copy_out(place, ready, found, args.out)
+    print((args.out / "report.txt").read_text())
+    print(f"gpu-check: {args.out}{os.sep} has the rows, the profile and the log")
     return 1 if any(outcome.startswith(("FAILED", "ran")) for _, outcome, _ in found) else 0
+
+
+def _need_gpu(place: Place) -> None:
+    """Return where torch sees a GPU, or one is stood in for.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    import torch
+
+    if not place.rehearsed and not torch.cuda.is_available():
+        raise ValueError("torch sees no NVIDIA GPU; --rehearse does without")
 
 
 if __name__ == "__main__":

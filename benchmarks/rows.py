@@ -2,7 +2,9 @@
 
 import datetime
 import json
+import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -61,10 +63,14 @@ def versions() -> str:
 
 
 def commit() -> str:
-    """The commit of this checkout, with a plus sign if files were changed since."""
-    here = Path(__file__).parent
+    """The commit of this checkout, with a plus sign if files were changed since; without git SNN_SPARSE_COMMIT."""
+    here, named = Path(__file__).parent, os.environ.get("SNN_SPARSE_COMMIT")
+    if named:
+        return named
 
     def git(*arguments: str) -> str:
+        if shutil.which("git") is None:
+            return ""
         return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False).stdout.strip()
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
