@@ -23,7 +23,9 @@ LAST_TEST_BATCH = 16  # of 10,000
 
 
 def _training(arch: str) -> None:
-    for provider in (p for p in PROVIDERS if p.fused and p.device == "cuda"):
+    """A step of each of ours; where torch wins all races, masks change no launch."""
+    last = os.environ[WINNER] == "last"
+    for provider in (p for p in PROVIDERS if p.fused and p.device == "cuda" and (last or p.mask is None)):
         make_step(provider, prepare(arch, STEPS, BATCH, "cuda"))()
 
 
@@ -31,7 +33,7 @@ def _search(percents: Sequence[float] = (0.0, 50.0, 75.0)) -> None:
     """Training and evaluation of one channel, as in a search; the first batch decides for all."""
     model = ss.build_model("vgg16", 10, 1, STEPS)
     net = ss.fuse(copy.deepcopy(model)).to("cuda", memory_format=torch.channels_last)
-    for percent in percents:
+    for percent in percents if os.environ[WINNER] == "last" else percents[:1]:
         mask = ss.magnitude_mask(model, percent) if percent else ss.Mask.dense(model)
         mask.apply_(net)
         with torch.autocast("cuda", torch.bfloat16):

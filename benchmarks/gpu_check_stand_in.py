@@ -203,12 +203,12 @@ def _zeros_everywhere() -> None:
 
 
 def _race(runs: Any, device: Any, always: int = 1) -> list[float]:
-    """The first candidate wins, or the last; each runs once where launches are recorded."""
-    if os.environ.get(LAUNCHES):
-        for run in runs:
-            run()
+    """The first candidate wins, or the last; then all run once, so that their launches are noted."""
+    last = os.environ.get(WINNER) == "last"
+    for run in runs if last else ():
+        run()
     order = range(1, len(runs) + 1)
-    return [float(i) for i in (order if os.environ.get(WINNER) != "last" else reversed(order))]
+    return [float(i) for i in (reversed(order) if last else order)]
 
 
 def install() -> None:

@@ -74,7 +74,8 @@ def _pytest(*chosen: str, workers: int = 8, seconds: int = 120) -> Callable[[Pla
 
 def _training(arch: str, *providers: str, profile: bool = False) -> Callable[[Place], list[str]]:
     def command(place: Place) -> list[str]:
-        found = [*_python(place, "benchmarks.gpu_check_training"), "vgg_small" if place.rehearsed else arch, *providers]
+        names = providers[:2] if place.rehearsal == "quick" else providers
+        found = [*_python(place, "benchmarks.gpu_check_training"), "vgg_small" if place.rehearsed else arch, *names]
         found += ["--out", str(place.work / "rows.jsonl")]
         found += ["--profile", str(place.work / "profile.txt")] if profile else []
         return found + (["--batch_size", "2", "--timestep", "2", "--rounds", "1"] if place.rehearsed else [])

@@ -6,8 +6,11 @@ Each operator's room registers its check. ``SNN_SPARSE_LIBRARY`` names another C
 """
 
 import functools
+import importlib
 import importlib.util
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +25,8 @@ from snn_sparse.version import __version__
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 CPP_DTYPES = (torch.float32, torch.float64)
 Check = Callable[[torch.device], str | None]
+CHECK_SECONDS = 300  # a first-use check compiles a dozen kernels
+_ANSWER = "snn_sparse check: "
 
 _checks: dict[str, Check] = {}
 _passed: dict[tuple[int, str], str] = {}  # problem, or "", by index of the GPU and operator
@@ -167,7 +172,7 @@ _triton_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _examine(device: torch.device, operator: str) -> str:
-    """Check an operator on a GPU, as remembered on disk or now (about a second); an empty text, or what is wrong."""
+    """Check an operator on a GPU, as remembered on disk or now (some seconds); an empty text, or what is wrong."""
     major, minor = torch.cuda.get_device_capability(device)
     machine = f"{torch.cuda.get_device_name(device)} sm_{major}{minor}, triton {triton_version()}, torch"
     key = f"check {operator} | {machine} {torch.__version__}, {__version__}"
@@ -175,7 +180,7 @@ def _examine(device: torch.device, operator: str) -> str:
     found = cache.get(key, lambda value: value if isinstance(value, str) else None)
     if found is None:
         try:
-            found = find_problem(operator, device) or "ok"
+            found = find_problem_apart(operator, device) or "ok"
             cache.put(key, found)
         except Exception as error:  # of this moment, or of a new GPU or Triton: not remembered
             found = f"the check failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
@@ -194,6 +199,35 @@ def find_problem(operator: str, device: torch.device) -> str | None:
     where = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     with where, torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         return _checks[operator](device)
+
+
+def find_problem_apart(operator: str, device: torch.device) -> str | None:
+    """Run a check in a process of its own, since a kernel that reaches outside its memory ends the process's GPU.
+
+    Raises:
+        RuntimeError: the check ended without an answer; the message has the last line that it printed.
+    """
+    code = f"from snn_sparse.ops.backend import answer; answer({operator!r}, {str(device)!r})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=CHECK_SECONDS
+        )
+    except OSError:  # no other Python can be started here, as where one is built into a program
+        return find_problem(operator, device)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"no answer within {CHECK_SECONDS} seconds") from error
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines or not lines[-1].startswith(_ANSWER):
+        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise RuntimeError(f"it ended without an answer: {said}")
+    return lines[-1].removeprefix(_ANSWER) or None
+
+
+def answer(operator: str, device: str) -> None:
+    """Print what is wrong with an operator's kernels, for :func:`find_problem_apart`."""
+    importlib.import_module("snn_sparse.ops")  # every room registers its check
+    print(f"{_ANSWER}{find_problem(operator, torch.device(device)) or ''}")
 
 
 # ---- report ----------------------------------------------------------------------------------------------------------

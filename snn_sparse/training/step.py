@@ -20,6 +20,7 @@ Precision = Literal["fp32", "bf16"]
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 WARMUP = 3  # eager steps of each kind of batch before its capture: kernels compile, layers are tuned, cuDNN chooses
+WARMUP_DDP = 11  # likewise of DistributedDataParallel, which arranges its buckets anew during the first ones
 MAX_KINDS = 4  # kinds of batch whose graphs are kept, the last used
 
 
@@ -44,6 +45,11 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def upcast(x: Tensor) -> Tensor:
     """Turn half precision into float32; anything else stays."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside ``DistributedDataParallel``, whose attributes the wrapper does not show."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _capturable(group: dict[str, Any]) -> bool:
@@ -74,8 +80,8 @@ class TrainStep:
     """One training step: forward, loss, backward, update; captured in CUDA graphs where that is possible.
 
     The loss is :func:`snn_sparse.temporal_cross_entropy` of the logits in float32. Each kind of batch (shape and
-    strides of the images, T, which modules train) gets its own graphs: its first three steps run as usual, the fourth
-    is captured and, like all later ones, replayed. A new mask, a moved or frozen parameter, or another option of the
+    strides of the images, T, which modules train) gets its own graphs: its first three steps (11 of a network wrapped in
+    ``DistributedDataParallel``) run as usual, the next is captured and, like all later ones, replayed. A new mask, a moved or frozen parameter, or another option of the
     optimizer starts this anew; the learning rate is read at every step. If something cannot be captured, such as a
     module that waits for the device, a warning says so once, and all steps run as usual from then on.
 
@@ -108,7 +114,8 @@ class TrainStep:
         check_kind("model", model, nn.Module)
         check_kind("optimizer", optimizer, torch.optim.Optimizer)
         self.model, self.optimizer, self.dtype = model, optimizer, check_precision(dtype)
-        self._reduce = reduce
+        self._reduce, self._network = reduce, _unwrapped(model)
+        self._warmup = WARMUP if self._network is model else WARMUP_DDP
         self._modules = list(model.modules())
         self._masked: list[Any] = [m for m in self._modules if isinstance(m, masked.Masked)]
         capturable = reduce is None and all(_capturable(group) for group in optimizer.param_groups)
@@ -152,7 +159,7 @@ class TrainStep:
             self._forget()
         self._fixed = fixed
         kind = self._kind(x, y)
-        if kind.recording is None and kind.steps >= WARMUP:
+        if kind.recording is None and kind.steps >= self._warmup:
             self._record(kind, x, y)
         if kind.recording is not None:
             return self._replay(kind.recording, x, y)
@@ -210,7 +217,7 @@ class TrainStep:
         return _Recording(x, y, loss, backward, update)
 
     def _kind(self, x: Tensor, y: Tensor) -> _Kind:
-        timesteps, training = getattr(self.model, "timesteps", None), tuple(m.training for m in self._modules)
+        timesteps, training = getattr(self._network, "timesteps", None), tuple(m.training for m in self._modules)
         key = (x.shape, x.stride(), x.dtype, x.device, y.shape, y.dtype, timesteps, training)
         kind = self._kinds.setdefault(key, _Kind())
         self._kinds.move_to_end(key)
@@ -229,7 +236,7 @@ class TrainStep:
         tensors: list[Tensor] = []
         for module in self._modules:
             tensors += [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
-        self._held = [m.keep_mask for m in self._masked] + list(self.model._forward_pre_hooks.values())
+        self._held = [m.keep_mask for m in self._masked] + list(self._network._forward_pre_hooks.values())
         places = [(t.data_ptr(), t.requires_grad) for t in tensors]
         return places, [id(x) for x in self._held], self._options()
 

@@ -255,7 +255,7 @@ def test_more_steps_than_the_kernels_take_are_plain():
 @pytest.fixture
 def _short_checks(monkeypatch):
     monkeypatch.setattr(neuron_check, "CASES", neuron_check.CASES[1:])
-    monkeypatch.setattr(neuron_check, "SHAPE", (2, 2, 5, 5, 4))
+    monkeypatch.setattr(neuron_check, "SIZES", (2, 5, 5, 4))
     monkeypatch.setattr(
         convolution_check, "GEOMETRY", replace(convolution_check.GEOMETRY, steps=1, images=2, inputs=30)
     )
@@ -266,6 +266,16 @@ def _short_checks(monkeypatch):
 def test_the_first_use_check_passes(operator):
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):  # wherever it comes first
         assert find_problem(operator, CPU) is None
+
+
+@pytest.mark.usefixtures("_short_checks")
+@pytest.mark.parametrize("case", neuron_check.TRAINED)
+def test_the_first_use_check_as_networks_train_on_a_gpu(case, monkeypatch):
+    """The shuffled interpreter computes bfloat16 as hardware does; the check itself leaves it to a GPU."""
+    assert (case.steps, case.channels_last, case.dtype) == (5, True, torch.bfloat16)
+    assert neuron_check._check_case(CPU, case) is None
+    monkeypatch.setattr(neuron_check, "plain_stage", lambda *a, **k: tuple(1 - r for r in plain_stage(*a, **k)))
+    assert neuron_check._check_case(CPU, case).startswith("spikes differ, Case(steps=5")
 
 
 @pytest.mark.usefixtures("_short_checks")

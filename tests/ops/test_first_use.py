@@ -1,13 +1,14 @@
 """The first-use check on a GPU, on a machine that need not have one: what it means, and what is remembered."""
 
 import json
+import os
 import warnings
 
 import pytest
 import torch
 
 from snn_sparse.ops import backend
-from snn_sparse.ops.backend import Choice, backend_report, choose, find_problem
+from snn_sparse.ops.backend import Choice, backend_report, choose, find_problem, find_problem_apart
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -34,7 +35,7 @@ def checked(monkeypatch, result):
             raise result
         return result
 
-    monkeypatch.setattr(backend, "find_problem", find)
+    monkeypatch.setattr(backend, "find_problem_apart", find)
     return calls
 
 
@@ -144,6 +145,47 @@ def test_a_check_runs_in_ordinary_modes(monkeypatch):
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert find_problem("made up", CPU) == "wrong"
     assert seen == [(CPU, True, False, False)]
+
+
+@pytest.fixture
+def room(monkeypatch, tmp_path):
+    """A module whose operator has a check, as a process of its own imports it; writes its body."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    start = "from snn_sparse.ops import backend\n"
+
+    def write(body):
+        (tmp_path / "sitecustomize.py").write_text(f"{start}@lambda f: backend.register_check('mine', f)\n{body}\n")
+
+    return write
+
+
+def test_a_check_runs_in_a_process_of_its_own(room):
+    room("def check(device):\n    import os\n    return f'{device.type} {os.getpid()}'")
+    found = find_problem_apart("mine", CPU)
+    assert found.startswith("cpu ")
+    assert found != f"cpu {os.getpid()}"
+    room("def check(device):\n    print('something else')")
+    assert find_problem_apart("mine", CPU) is None
+
+
+def test_a_check_that_kills_its_process_does_not_kill_this_one(card, room, monkeypatch):
+    room("def check(device):\n    import os, signal\n    os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(RuntimeError, match="without an answer: exit status -11"):
+        find_problem_apart("mine", CPU)
+    room("def check(device):\n    raise ValueError('an illegal memory access')")
+    with pytest.raises(RuntimeError, match="without an answer: ValueError: an illegal memory access"):
+        find_problem_apart("mine", CPU)
+    original = find_problem_apart
+    monkeypatch.setattr(backend, "find_problem_apart", lambda operator, device: original("mine", CPU))
+    with pytest.warns(UserWarning, match="illegal memory access"):
+        assert choose("neuron", CUDA, torch.float32).name == "plain"
+    assert not card.exists()
+
+
+def test_where_no_process_can_be_started_the_check_runs_here(monkeypatch):
+    monkeypatch.setattr(backend.sys, "executable", "/no/such/python")
+    monkeypatch.setitem(backend._checks, "made up", lambda device: f"here {device}")
+    assert find_problem_apart("made up", CPU) == "here cpu"
 
 
 def test_each_room_registers_its_check():

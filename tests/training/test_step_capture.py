@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_sparse.training.step import MAX_KINDS, WARMUP
+from snn_sparse.training import TrainStep
+from snn_sparse.training.step import MAX_KINDS, WARMUP, WARMUP_DDP
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stand_in import Replay, StandIn, assert_same, batch, make, mask_of, run, twin_of
+from stand_in import Replay, StandIn, assert_same, batch, make, mask_of, optimizer_of, run, twin_of
 
 pytestmark = pytest.mark.usefixtures("stand_in")
 
@@ -165,3 +166,32 @@ def test_few_graphs_are_kept():
     assert run(step, 1, 3) == ["aside"]  # in place of those of five
     assert "aside" not in run(step, 1, 4)
     assert run(step, 1, 5) == ["aside"]
+
+
+@pytest.fixture
+def wrapped(tmp_path):
+    """A step of a network in DistributedDataParallel, in a group of one process."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        network = make().model
+        optimizer = optimizer_of(network)
+        StandIn.watched[:] = [(network, optimizer)]
+        yield TrainStep(torch.nn.parallel.DistributedDataParallel(network), optimizer), network
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_wrapped_network_makes_more_steps_before_its_capture(wrapped):
+    step, _ = wrapped
+    assert run(step, WARMUP_DDP) == ["aside"] * WARMUP_DDP
+    assert run(step, 1) == ["capture", "capture", "replay", "replay"]
+
+
+def test_timesteps_of_a_wrapped_network_are_those_inside(wrapped):
+    step, network = wrapped
+    run(step, WARMUP_DDP + 1)
+    network.timesteps = 2
+    assert run(step, 1) == ["aside"]
+    network.timesteps = 3
+    assert run(step, 1) == ["replay", "replay"]

@@ -107,6 +107,7 @@ def _merge_statistics_kernel(
                 seen = mean + load_channels(shift, 0, channel, channels)
             _move(running_mean, seen, factor, channel, channels)
             _move(running_var, m2 / (count - 1.0), factor, channel, channels)
+            tl.debug_barrier()  # the next update loads what another thread has stored
 
 
 def _partial_statistics(y: torch.Tensor) -> torch.Tensor:
