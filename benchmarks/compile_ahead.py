@@ -1,8 +1,8 @@
 """Launches of kernels as lines of a file, and their compilation ahead of time into Triton's cache, on all cores.
 
-``python -m benchmarks.compile_ahead LAUNCHES [--jobs 16] [--arch 90] [--probe]`` compiles by the very way of a launch, up
-to the launch itself, so that Triton's key of every entry is the one that a launch looks for. ``--arch`` names the GPU
-where there is none. ``--probe`` compiles the first line only and tells by exit status 3 that the cache did not have it.
+``python -m benchmarks.compile_ahead LAUNCHES [--jobs 16] [--arch 90] [--probe]`` compiles by the very way of a launch,
+up to the launch itself, so that Triton's key of every entry is the one that a launch looks for. ``--arch`` names the
+GPU where there is none. ``--probe`` compiles the first line only; exit status 3: the cache did not have it.
 """
 
 import argparse

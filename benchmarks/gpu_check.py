@@ -1,8 +1,9 @@
 """Everything that needs an NVIDIA GPU, in order of worth, on a machine that may be bare and offline.
 
-``python3 -m benchmarks.gpu_check --kit FOLDER --out FOLDER`` needs torch, Triton and pytest alone, and what `make gpu-kit`
-has put into the kit: no network, no git, no environment. After every step what there is lies in ``--out``: rows.jsonl,
-profile.txt, report.txt, log.txt, measured.json. ``--rehearse`` runs all of it without a GPU, on small sizes.
+``python3 -m benchmarks.gpu_check --kit FOLDER --out FOLDER`` needs torch, Triton and pytest alone, and what
+`make gpu-kit` has put into the kit: no network, no git, no environment. After every step what there is lies in
+``--out``: rows.jsonl, profile.txt, report.txt, log.txt, measured.json, search.json. ``--rehearse`` runs all of it
+without a GPU, on small sizes.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from benchmarks.gpu_check_setup import Ready, set_up
 from benchmarks.gpu_check_steps import Place, Step, choose
 
 LOG_BYTES = 8 * 2**20  # of the log that is copied out: its end
-COPIED = ("rows.jsonl", "profile.txt", "measured.json")
+COPIED = {name: name for name in ("rows.jsonl", "profile.txt", "measured.json")} | {"search/report.json": "search.json"}
 Found = list[tuple[str, str, float]]  # name, outcome, seconds
 Run = Callable[..., tuple[str, float]]
 
@@ -52,21 +53,23 @@ def _left_out(step: Step, place: Place, left: float) -> str:
 
 def _environment(step: Step, place: Place, ready: Ready) -> dict[str, str]:
     extra = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if step.group == "e" else {}
+    if place.rehearsed and step.group in "bcd":
+        extra |= {"GPU_CHECK_LAUNCHES": str(place.work / "launches.jsonl"), "GPU_CHECK_REHEARSES": "1"}
+    elif place.rehearsal == "whole":
+        extra |= {"TRITON_INTERPRET": "1"}
     if place.rehearsed:
-        extra["TRITON_INTERPRET"] = "0" if step.group in "bcd" else "1"
-        if step.group in "bcd":
-            extra |= {"GPU_CHECK_LAUNCHES": str(place.work / "launches.jsonl"), "GPU_CHECK_REHEARSES": "1"}
+        extra["TORCHDYNAMO_DISABLE"] = "1"  # torch.compile would compile for the CPU that stands in
     return ready.environment | extra
 
 
 def copy_out(place: Place, ready: Ready, found: Found, out: Path) -> None:
-    """Copy what there is: at most five files, the report last."""
+    """Copy what there is: at most six files, the report last."""
     from benchmarks.gpu_check_rows import table
 
     out.mkdir(parents=True, exist_ok=True)
-    for name in COPIED:
-        if (place.work / name).exists():
-            shutil.copyfile(place.work / name, out / name)
+    for source, name in COPIED.items():
+        if (place.work / source).exists():
+            shutil.copyfile(place.work / source, out / name)
     log = place.work / "log.txt"
     if log.exists():
         (out / "log.txt").write_bytes(log.read_bytes()[-LOG_BYTES:])
@@ -80,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kit", type=Path, metavar="FOLDER", help="what `make gpu-kit` has made")
     parser.add_argument("--out", type=Path, metavar="FOLDER", default=Path("runs/gpu-check"), help="for what is found")
     parser.add_argument("--only", metavar="STEP,STEP", help="groups (a to e) or names of steps")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="for all steps together (default: no limit)")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="for all steps together (default: no limit)"
+    )
     parser.add_argument(
         "--rehearse", nargs="?", const="whole", default="", choices=("quick", "whole"), help="without a GPU"
     )

@@ -55,7 +55,7 @@ def run(timesteps: int, batch: int, rounds: int, out: Path) -> int:
         found = attempt(provider, partial(_timed, provider, x, rounds), skipped)
         for way, timing in (found or {}).items():
             least = neuron._moved("bn_lif", way, provider, x)
-            share = Timing([least / max(s, 1e-9) / bandwidth for s in timing.seconds])
+            share = Timing([least / s / bandwidth for s in timing.seconds])
             append(make_rows(f"{case} {way}", "seconds", {provider: timing}, "cuda"), out)
             append(make_rows(f"{case} {way}", "of the copy bandwidth", {provider: share}, "cuda"), out)
     append(skipped_rows(case, skipped, "cuda"), out)

@@ -1,7 +1,7 @@
 """What the steps of ``gpu_check`` launch at full size, noted on a machine without a GPU.
 
-``GPU_CHECK_LAUNCHES=FILE python -m benchmarks.gpu_check_stand_in benchmarks.gpu_check_record`` appends to FILE. Races of
-configurations are run twice, so that the launches behind either outcome are noted: torch wins, and our kernels do.
+``GPU_CHECK_LAUNCHES=FILE python -m benchmarks.gpu_check_stand_in benchmarks.gpu_check_record`` appends to FILE. All is
+run twice, so that the launches behind either outcome of a race are noted: torch wins, and our kernels do.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def _training(arch: str) -> None:
 def _search(percents: Sequence[float] = (0.0, 50.0, 75.0)) -> None:
     """Training and evaluation of one channel, as in a search; the first batch decides for all."""
     model = ss.build_model("vgg16", 10, 1, STEPS)
-    net = ss.fuse(copy.deepcopy(model)).to("cuda", memory_format=torch.channels_last)
+    net = ss.fuse(copy.deepcopy(model)).cuda().to(memory_format=torch.channels_last)
     for percent in percents if os.environ[WINNER] == "last" else percents[:1]:
         mask = ss.magnitude_mask(model, percent) if percent else ss.Mask.dense(model)
         mask.apply_(net)

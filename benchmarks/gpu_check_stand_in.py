@@ -145,8 +145,6 @@ def _timed(run: Any, **_: Any) -> float:
 
 def _profiled(_machine: Any, run: Any) -> list[tuple[str, float]]:
     """Kernels of a run by name, all equally quick."""
-    from snn_sparse.ops import triton_launch
-
     names: list[str] = []
     with _watched(names):
         run()
@@ -233,7 +231,7 @@ def install() -> None:
     triton.testing.do_bench_cudagraph = _timed
     import benchmarks.machine
 
-    benchmarks.machine.Gpu.profile = _profiled  # type: ignore[method-assign]
+    benchmarks.machine.Gpu.profile = _profiled  # type: ignore[method-assign,assignment]
     _take_launches(Path(named) if named else None)
     tuning.gpu.race = _race
     if named:

@@ -9,8 +9,8 @@ import copy
 import dataclasses
 import gc
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ def _fused_networks() -> Iterator[list[nn.Module]]:
         made.append(fuse(*args, **kwargs))
         return made[-1]
 
-    ss.fuse = noted  # type: ignore[assignment]
+    ss.fuse = noted
     try:
         yield made
     finally:
@@ -113,13 +113,16 @@ def _profile(machine: Gpu, step: Step, title: str, file: Path) -> Any:
         found = machine.profile(step)
     if not found:
         raise RuntimeError("the profiler saw no kernels")
-    times, calls = Counter[str](), Counter(name for name, _ in found)
+    times, calls = defaultdict[str, float](float), Counter(name for name, _ in found)
     for name, seconds in found:
         times[name] += seconds
-    lines = [f"{1e6 * seconds:10.1f} us {calls[name]:5} x {name[:110]}" for name, seconds in times.most_common()]
+    shares = sorted(times.items(), key=lambda share: -share[1])
+    lines = [f"{1e6 * spent:10.1f} us {calls[name]:5} x {name[:110]}" for name, spent in shares]
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as text:
-        text.write("\n".join([title, *lines[:SHOWN_KERNELS], f"{1e6 * times.total():10.1f} us in all", ""]) + "\n")
+        text.write(
+            "\n".join([title, *lines[:SHOWN_KERNELS], f"{1e6 * sum(times.values()):10.1f} us in all", ""]) + "\n"
+        )
     return breakdown(found)
 
 
@@ -128,8 +131,9 @@ def measure(machine: Gpu, provider: Provider, images: Images, case: str, args: a
     skipped: dict[str, str] = {}
     name, device = provider.name, "cuda"
     built = attempt(name, partial(_build, machine, provider, images), skipped)
-    timed: Callable[[], Any] = lambda: interleaved({name: built[0]}, args.rounds, 1, machine.clock)  # noqa: E731
-    timings = None if built is None else attempt(name, timed, skipped)
+    timings = None
+    if built is not None:
+        timings = attempt(name, partial(interleaved, {name: built[0]}, args.rounds, 1, machine.clock), skipped)
     if built is None or timings is None:
         append(skipped_rows(case, skipped, device), args.out)
         return False

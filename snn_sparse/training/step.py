@@ -80,10 +80,11 @@ class TrainStep:
     """One training step: forward, loss, backward, update; captured in CUDA graphs where that is possible.
 
     The loss is :func:`snn_sparse.temporal_cross_entropy` of the logits in float32. Each kind of batch (shape and
-    strides of the images, T, which modules train) gets its own graphs: its first three steps (11 of a network wrapped in
-    ``DistributedDataParallel``) run as usual, the next is captured and, like all later ones, replayed. A new mask, a moved or frozen parameter, or another option of the
-    optimizer starts this anew; the learning rate is read at every step. If something cannot be captured, such as a
-    module that waits for the device, a warning says so once, and all steps run as usual from then on.
+    strides of the images, T, which modules train) gets its own graphs: its first three steps (11 of a network wrapped
+    in ``DistributedDataParallel``) run as usual, the next is captured and, like all later ones, replayed. A new mask, a
+    moved or frozen parameter, or another option of the optimizer starts this anew; the learning rate is read at every
+    step. If something cannot be captured, such as a module that waits for the device, a warning says so once, and all
+    steps run as usual from then on.
 
     Gradients are dropped before they are computed, never added up; after a replayed step ``grad`` is of no use.
 

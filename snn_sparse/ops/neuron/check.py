@@ -32,7 +32,7 @@ TRAINED = (Case(5, True, False, True, torch.bfloat16), Case(5, True, False, Fals
 
 
 def check_neuron(device: torch.device) -> str | None:
-    """Check neuron, batch norm, residual and pool, and packed spikes, on a GPU in bfloat16 too; what is wrong, or None."""
+    """Check neuron, norm, residual, pool and packed spikes, on a GPU in bfloat16 too; what is wrong, or None."""
     problems = (_check_case(device, case) for case in (*CASES, *(TRAINED if device.type == "cuda" else ())))
     return next((problem for problem in problems if problem is not None), None)
 
