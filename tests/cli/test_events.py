@@ -40,7 +40,7 @@ def test_more_timesteps_than_frames_are_one_line(searched, capsys):
     ticket = str(searched / "level_01" / "ticket.safetensors")
     capsys.readouterr()
     assert main(["evaluate", "--ticket", ticket, *SMALL, "--timestep", "4"]) == 2
-    assert capsys.readouterr().err == "snn-sparse: error: timesteps must be between 1 and the data's 3, got 4\n"
+    assert capsys.readouterr().err == "snn-sparse: error: --timestep must be between 1 and the data's 3, got 4\n"
 
 
 @pytest.mark.parametrize(
