@@ -43,6 +43,10 @@ class Masked:
             self.__dict__["_tuner"] = LayerTuner(self.keep_mask)
         return self.__dict__["_tuner"]
 
+    @tuner.setter
+    def tuner(self, tuner: LayerTuner) -> None:
+        self.__dict__["_tuner"] = tuner
+
     def keep(self) -> torch.Tensor | None:
         """The mask where the weight is."""
         if self.keep_mask is not None and self.keep_mask.device != self.weight.device:

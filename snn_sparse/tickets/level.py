@@ -22,6 +22,7 @@ from snn_sparse.training import (
     train_epoch,
 )
 from snn_sparse.training.data import batch_bounds
+from snn_sparse.training.firing_rates import follow_rates, rates_of, set_rates
 from snn_sparse.training.loop import Sums, check_finite, dealt
 from snn_sparse.training.step import PRECISIONS
 from snn_sparse.training.stopping import StoppedError
@@ -134,6 +135,8 @@ class LevelTraining:
     def _epoch(self) -> float:
         search, level, done, group = self.search, self.level, self.result.epochs, self.group
         images, batch_size, smallest = search.data.train, search.settings.batch_size, group.smallest_batch
+        if not self.sums.batches:
+            self._follow_rates()
         sizes = [part.stop - part.start for part in batch_bounds(len(images), batch_size, smallest)]
         self._batches = len(sizes)
         pieces = images.batches(
@@ -153,6 +156,17 @@ class LevelTraining:
             kept = search.files.checkpoint(level)
             where = f"last good checkpoint: {kept}" if kept.exists() else "no checkpoint of this level yet"
             raise DivergedError(f"{error} at level {level}, epoch {done + 1}; {where}") from error
+
+    def _follow_rates(self) -> None:
+        """Look at firing rates before an epoch: they depend on its weights alone, so a resumed run sees the same."""
+        s, group = self.search.settings, self.group
+        if s.backend == "fused" and torch.device(s.device).type == "cpu" and not s.deterministic:
+            images, _ = next(
+                self.search.data.train.batches(
+                    s.batch_size, timesteps=self.model.timesteps, shard=group.shard, smallest=group.smallest_batch
+                )
+            )
+            follow_rates(self.model, images, PRECISIONS[s.precision], group)
 
     def _accuracy(self) -> float:
         dtype = PRECISIONS[self.search.settings.precision]
@@ -183,6 +197,7 @@ class LevelTraining:
             search.memory = saved["memory"]
             self.result, self.sums = Level(**saved["result"]), Sums(**saved.get("sums", {}))
             search.progress.note(f"level {self.level}: going on after epoch {self.result.epochs}{self.sums.describe()}")
+        set_rates(self.model, {} if saved is None else saved.get("rates", {}))
         files.forget_metrics(self.level, self.result.epochs)
         files.miss_metrics(self.level, self.result.epochs)
         search.pass_on_notes()
@@ -226,6 +241,7 @@ class LevelTraining:
         started = time.perf_counter()
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts.items()}
         state |= {"timesteps": self.model.timesteps, "memory": self.search.memory}
+        state["rates"] = rates_of(self.model)
         state |= {"result": vars(self.result), "sums": vars(self.sums)}
         self.search.files.save_checkpoint(self.level, state)
         self._saved_at = time.perf_counter()

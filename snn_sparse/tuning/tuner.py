@@ -33,7 +33,7 @@ class Store(Protocol):
 @dataclass(frozen=True)
 class _Choosing:
     store: Store | None = None
-    by: Literal["race", "rule", "dense"] = "race"
+    by: Literal["race", "rule", "dense", "look"] = "race"
 
 
 _now = _Choosing()
@@ -54,6 +54,13 @@ def without_races() -> Iterator[None]:
 
 
 @contextmanager
+def looking() -> Iterator[None]:
+    """Inside, layers whose plans are new compute densely, and look how much of their binary inputs spikes."""
+    with _chosen(replace(_now, by="look")):
+        yield
+
+
+@contextmanager
 def _chosen(choice: _Choosing) -> Iterator[None]:
     global _now
     before, _now = _now, choice
@@ -68,6 +75,7 @@ class LayerTuner:
 
     Args:
         keep: bool ``[Cout, Cin, kh, kw]`` (or ``[Cout, Cin]`` of a linear layer), the live weights; None: all are.
+        rate: percent of a binary input that is taken to spike at first.
 
     Attributes:
         winners: of every shape and dtype that was asked for.
@@ -76,10 +84,10 @@ class LayerTuner:
         moved: whether the rate has moved since configurations were asked for, which may be others now.
     """
 
-    def __init__(self, keep: Tensor | None) -> None:
+    def __init__(self, keep: Tensor | None, rate: int = cpu.FIRST_RATE) -> None:
         self.keep = keep[..., None, None] if keep is not None and keep.dim() == 2 else keep
         self.winners: dict[tuple[ConvGeometry, torch.dtype], Winner] = {}
-        self.rate, self.watching, self.moved = cpu.FIRST_RATE, True, False
+        self.rate, self.watching, self.moved = rate, True, False
         self._live: dict[tuple[LiveConfiguration, int, int], LayerConfiguration] = {}
         self._tiled: dict[tuple[ConvGeometry, torch.dtype, torch.dtype, torch.device], LayerConfiguration] = {}
 
@@ -89,8 +97,11 @@ class LayerTuner:
         return 1.0 if self.keep is None else int(self.keep.count_nonzero()) / self.keep.numel()
 
     def see(self, x: Tensor) -> None:
-        """Look how much of a binary input spikes: one pass, if :attr:`watching`; never where plans are to stay."""
-        if self.watching and _now.by == "race" and _now.store is None:
+        """Look how much of a binary input spikes: one pass, if :attr:`watching`.
+
+        Where plans are to stay it does nothing, but inside :func:`looking`.
+        """
+        if self.watching and (_now.by == "look" or (_now.by == "race" and _now.store is None)):
             self.watching, share = False, int(x.count_nonzero()) / x.numel()
             if cpu.left_rate(self.rate, share):
                 self.rate, self.moved = cpu.nearest_rate(share), True
@@ -108,7 +119,7 @@ class LayerTuner:
         self.moved = False
         winner, rate = self.winners.get((g, dtype)), self.rate if binary else None
         if winner is None or winner.rate != rate:
-            if _now.by == "dense":
+            if _now.by in ("dense", "look"):
                 return NCHW, LayerConfiguration.dense(self.keep)
             winner = self.winners[(g, dtype)] = self._find_on_cpu(g, dtype, rate)
         if winner.spikes is not None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from searching import make, run, same, tickets
+from searching import KillAfter, Killed, make, run, same, tickets
 
 from snn_sparse.ops.cache import Cache
 from snn_sparse.tickets.drivers import run_search
@@ -20,7 +20,8 @@ from snn_sparse.tickets.run_lock import RunInUseError, only_process
 from snn_sparse.tickets.run_plans import RunPlans
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.training.files import DamagedFileError
-from snn_sparse.tuning import LayerTuner, Winner, choosing
+from snn_sparse.training.firing_rates import follow_rates, rates_of
+from snn_sparse.tuning import LayerTuner, Winner, choosing, cpu
 
 
 def hold(root, held, done):
@@ -99,8 +100,6 @@ def test_resumed_with_a_cold_cache_the_plans_are_those_of_the_run(tiny, tmp_path
 
 
 def test_deterministic_times_nothing(tiny, tmp_path, monkeypatch):
-    from snn_sparse.tuning import cpu
-
     races, usual = [], cpu.race
     monkeypatch.setattr(cpu, "race", lambda *args, **options: races.append(args) or usual(*args, **options))
     monkeypatch.setenv("SNN_SPARSE_CACHE", str(tmp_path / "none.json"))
@@ -238,3 +237,34 @@ def test_a_directory_that_cannot_be_written(tiny, tmp_path):
     (tmp_path / "run").mkdir(mode=0o500)
     with pytest.raises(PermissionError):
         make(tiny, tmp_path / "run")
+
+
+def test_a_resumed_level_takes_the_firing_rates_it_had(tiny, tmp_path, monkeypatch):
+    races, seen = [], []
+
+    def race(runs, device, always=1):
+        races.append(len(runs))
+        return [1.0 if i == len(races) % len(runs) else 2.0 for i in range(len(runs))]  # each time another way wins
+
+    def watched(model, *args):
+        follow_rates(model, *args)
+        seen.append(rates_of(model))
+
+    monkeypatch.setenv("SNN_SPARSE_CACHE", "")
+    monkeypatch.setattr("snn_sparse.tickets.level.CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("snn_sparse.tickets.level.follow_rates", watched)
+    monkeypatch.setattr(cpu, "race", race)
+    monkeypatch.setattr(cpu, "nearest_rate", lambda share: 1 + int(1e5 * share) % 50)  # any change moves a rate
+    monkeypatch.setattr(cpu, "left_rate", lambda rate, share: cpu.nearest_rate(share) != rate)
+    whole = run(tiny, tmp_path / "whole", method="snip", end_iter=4)
+    undisturbed = [*seen]
+    assert len({str(rates) for rates in undisturbed}) == 4
+    races.clear()
+    seen.clear()
+    with pytest.raises(Killed):
+        run(tiny, tmp_path / "run", KillAfter(3), method="snip", end_iter=4)
+    again = run(tiny, tmp_path / "run", method="snip", end_iter=4)
+    assert seen == [*undisturbed[:3], *undisturbed[2:]]  # the third epoch is done twice
+    plans = [(tmp_path / name / "plans.jsonl").read_text().count("winner") for name in ("whole", "run")]
+    assert plans[0] == plans[1] > 10
+    assert same(tickets(whole)[0].trained, tickets(again)[0].trained)
