@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from snn_sparse.models import SpikingNetwork
+from snn_sparse.tickets.firing_rates import follow_rates, rates_of, set_rates
 from snn_sparse.tickets.mask import Mask
 from snn_sparse.tickets.progress import BatchReport, EpochReport
 from snn_sparse.training import (
@@ -22,7 +23,6 @@ from snn_sparse.training import (
     train_epoch,
 )
 from snn_sparse.training.data import batch_bounds
-from snn_sparse.training.firing_rates import follow_rates, rates_of, set_rates
 from snn_sparse.training.loop import Sums, check_finite, dealt
 from snn_sparse.training.step import PRECISIONS
 from snn_sparse.training.stopping import StoppedError

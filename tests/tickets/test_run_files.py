@@ -15,12 +15,12 @@ from searching import KillAfter, Killed, make, run, same, tickets
 
 from snn_sparse.ops.cache import Cache
 from snn_sparse.tickets.drivers import run_search
+from snn_sparse.tickets.firing_rates import follow_rates, rates_of
 from snn_sparse.tickets.run_files import RunExistsError, RunFiles
 from snn_sparse.tickets.run_lock import RunInUseError, only_process
 from snn_sparse.tickets.run_plans import RunPlans
 from snn_sparse.tickets.settings import Settings
 from snn_sparse.training.files import DamagedFileError
-from snn_sparse.training.firing_rates import follow_rates, rates_of
 from snn_sparse.tuning import LayerTuner, Winner, choosing, cpu
 
 

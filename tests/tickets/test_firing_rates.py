@@ -12,7 +12,7 @@ import cpp_case
 from snn_sparse import build_model, fuse
 from snn_sparse.nn.masked import Masked
 from snn_sparse.ops.cache import Cache
-from snn_sparse.training.firing_rates import follow_rates, rates_of, set_rates
+from snn_sparse.tickets.firing_rates import follow_rates, rates_of, set_rates
 from snn_sparse.tuning import choosing, cpu
 
 pytestmark = cpp_case.needs_cpp
