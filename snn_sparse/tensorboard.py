@@ -1,4 +1,4 @@
-"""What a search tells, as TensorBoard events: scalars an epoch and a level, histograms of live weights a level."""
+"""TensorBoard events of a search: scalars an epoch and a level, histograms of live weights a level."""
 
 from pathlib import Path
 from typing import Any

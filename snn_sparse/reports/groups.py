@@ -26,7 +26,7 @@ def matters(setting: str, method: str) -> bool:
 
 
 def _traits(report: Report) -> dict[str, Any]:
-    """What tells a run from others of its method, its seed apart; an older run knew fewer settings."""
+    """Settings that tell a run from others of its method, its seed apart; an older run knew fewer settings."""
     method = report["method"]
     settings = Settings().as_dict() | report["settings"]
     traits = {k: v for k, v in settings.items() if k not in NO_TRAIT and matters(k, method)}

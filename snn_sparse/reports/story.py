@@ -1,4 +1,4 @@
-"""What a report says in words: the best method at each sparsity, what searches cost, what their tickets save."""
+"""Story of a report, in words: the best method at each sparsity, what searches cost, what their tickets save."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -144,7 +144,7 @@ def energy(profile: dict[str, Any]) -> float:
 
 
 def share(group: list[Report], reports: list[Report], counted: Callable[[dict[str, Any]], float]) -> float | None:
-    """What the sparsest tickets of ``group`` cost, in percent of dense networks of the same T; None if unknown."""
+    """Cost of the sparsest tickets of ``group``, in percent of dense networks of the same T; None if unknown."""
     own = [r["levels"][-1]["profile"] for r in group if r["levels"][-1].get("profile")]
     steps = {profile["timesteps"] for profile in own}
     dense = [
@@ -220,7 +220,7 @@ def _fastest(groups: dict[str, list[Report]], reports: list[Report]) -> str | No
 
 
 def _saves(groups: dict[str, list[Report]], reports: list[Report]) -> str | None:
-    """What the most accurate of the sparsest tickets costs."""
+    """Cost of the most accurate of the sparsest tickets."""
     for label, point in rivals(reports)[-1].ranked:
         group = groups[label]
         parts = [share(group, reports, counted) for counted in (operations, energy)]

@@ -64,7 +64,7 @@ def _plan(out: str, entries: list[Entry], switches: Mapping[str, bool], settings
 
 
 def _name(own: Flags, method: str) -> str:
-    """What an entry says, in a form that is a directory's name: ``imp-et-vgg16-seed1``."""
+    """Text of an entry, in a form that is a directory's name: ``imp-et-vgg16-seed1``."""
     keys = sorted((k for k in own if k != "like"), key=lambda k: FIRST.index(k) if k in FIRST else len(FIRST))
     parts = [own[k] if isinstance(own[k], str) and not _is_number(own[k]) else f"{k}{own[k]}" for k in keys]
     return re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(parts)).strip("-.") or method

@@ -12,7 +12,7 @@ from snn_sparse.training import Group, SharedPlans
 
 
 class GroupFiles:
-    """What a search asks of :class:`RunFiles`, for each process of a group.
+    """All that a search asks of :class:`RunFiles`, for each process of a group.
 
     What is read comes from rank 0, with its errors, so all ranks must read the same at the same time; what is written,
     rank 0 writes, and other ranks go on at once.

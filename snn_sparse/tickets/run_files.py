@@ -197,7 +197,7 @@ class RunFiles:
         save_checkpoint(self.root / "memory.pt", {"memory": memory, "run": self.run})
 
     def load_memory(self, device: str) -> State | None:
-        """What earlier levels left to remember: nothing at the start, None where it is lost."""
+        """Memory that earlier levels left: nothing at the start, None where it is lost."""
         path = self.root / "memory.pt"
         if not self.levels():  # of a first level that was never finished, and is trained anew
             return {}

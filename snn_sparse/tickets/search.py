@@ -201,7 +201,7 @@ class Search:
         return ticket
 
     def _profile(self, model: SpikingNetwork, mask: Mask) -> dict[str, Any]:
-        """What the network costs, measured on one batch of the test set."""
+        """Cost of the network, measured on one batch of the test set."""
         test = self.data.test
         return profile_network(model, test.normalise(test.images[:PROFILE_IMAGES]), mask).as_dict()
 

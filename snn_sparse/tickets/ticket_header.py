@@ -43,7 +43,7 @@ _PERCENTS, _TEXTS = ("accuracy", "sparsity"), ("method", "dataset", "arch")
 
 @dataclass(frozen=True)
 class TicketHeader:
-    """What a ticket file says of itself, known without reading its weights.
+    """Header of a ticket file: all that it says of itself, known without reading its weights.
 
     Attributes:
         config: arguments of :func:`snn_sparse.build_model`; empty where the network is not one of ours.
