@@ -171,5 +171,5 @@ def test_a_signal_stops_the_searches_first(flags, number, tmp_path):
 def test_more_gpus_than_there_are_is_one_line(tmp_path):
     status, out, err = ended(start(tmp_path, "runs", "--workers", "2", "--gpus-per-search", "99"))
     assert (status, out.splitlines()) == (2, ["4 searches in runs"])
-    assert err.splitlines()[0].startswith("snn-sparse: error: gpus_per_search is 99, this machine has ")
+    assert err.splitlines()[0].startswith("snn-sparse: error: --gpus_per_search is 99, this machine has ")
     assert not list(tmp_path.glob("runs/*/config.json"))

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: the step is finished, a checkpoint written, and the same command ends as if nothing had been."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def test_a_signal_ends_with_a_checkpoint_and_its_own_status(tmp_path, number, st
     argv = [sys.executable, "-m", "snn_sparse", *FLAGS, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
     for line in process.stdout:
-        if "epoch 2/" in line:
+        if re.search(r"level 0/.* epoch (?!1/)", line):  # of quick epochs not every one has a line
             break
     time.sleep(0.05)  # in the middle of an epoch
     process.send_signal(number)
