@@ -38,6 +38,7 @@ class Provider:
         dtype: of the products, by autocast if not float32.
         mask: draws the mask of a plain network, for fused ones; None: dense.
         compiled: whether ``torch.compile`` fuses what it can.
+        channels_last: whether images and weights lie so on a CPU too.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Provider:
     dtype: torch.dtype = FP32
     mask: Callable[[SpikingNetwork], ss.Mask] | None = None
     compiled: bool = False
+    channels_last: bool = False
 
     @property
     def published(self) -> bool:
@@ -62,7 +64,9 @@ class Provider:
 PROVIDERS = (
     Provider("SpikingJelly time loop", "cpu", TimeLoop),
     Provider("SpikingJelly multi-step", "cpu", MultiStep),
+    Provider("SpikingJelly multi-step channels-last", "cpu", MultiStep, channels_last=True),
     Provider("plain", "cpu", copy.deepcopy),
+    Provider("plain compiled", "cpu", copy.deepcopy, compiled=True),
     Provider("fused dense", "cpu", _fused),
     *(
         Provider(f"fused {s} % uniform", "cpu", _fused, mask=partial(uniform_mask, sparsity=s))
@@ -122,7 +126,7 @@ def make_step(provider: Provider, images: Images) -> Step:
     Args:
         provider: whose.
         images: plain network, not changed; images ``[N, C, H, W]``, on a GPU taken channels last, as the weights, by
-            all but the published code; labels ``[N]``.
+            all but the published code, on a CPU by those that say so; labels ``[N]``.
 
     Returns:
         calling it makes a step and returns the loss, a tensor ``[]``.
@@ -134,13 +138,16 @@ def make_step(provider: Provider, images: Images) -> Step:
     if provider.fused:
         live = ("live",) if provider.mask is not None and not x.is_cuda else ()
         insist("neuron", "convolution", *live, device=x.device, dtype=provider.dtype)
-    layout = torch.channels_last if x.is_cuda and not provider.published else torch.contiguous_format
+    channels_last = provider.channels_last or (x.is_cuda and not provider.published)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     x = x.contiguous(memory_format=layout)
     net: Any = provider.network(model).to(x.device, memory_format=layout).train()  # type: ignore[call-overload]
     if isinstance(net, MultiStep):
         use_triton(net, x.device, provider.dtype)
-    if provider.compiled:
+    if provider.compiled and isinstance(net, MultiStep):
         net.compile_logits()
+    elif provider.compiled:
+        net.compile(dynamic=False)
     if not provider.fused:
         return _ordinary_step(provider, net, x, y)
     mask = None if provider.mask is None else provider.mask(model)

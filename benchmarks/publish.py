@@ -47,6 +47,7 @@ _COLUMNS = (
     _Column("times faster", "times faster", lambda r: f"{r.median:.2f}x"),
     _Column("p20 to p80", "times faster", lambda r: f"{r.p20:.2f} to {r.p80:.2f}"),
     _Column("than the best multi-step", "times faster than multi-step", lambda r: f"{r.median:.2f}x"),
+    _Column("than the best not fused", "times faster than the best other", lambda r: f"{r.median:.2f}x"),
     _Column("times the floor", "times the floor", lambda r: f"{r.median:.1f}"),
     _Column("peak", "peak MB", lambda r: f"{r.median / 1024:.2f} GiB", "images/s"),
     _Column("peak memory", "of the reference's memory", lambda r: f"{100 * r.median:.0f} %"),

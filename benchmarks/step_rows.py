@@ -18,12 +18,19 @@ Masks = Mapping[str, ss.Mask]  # by provider, whose name tells the kind
 
 
 def speed_rows(case: str, timings: Mapping[str, Timing], reference: str, batch_size: int, device: str) -> list[Row]:
-    """Seconds and ratios to the reference; on a GPU images a second and ratios to the best multi-step network too."""
+    """Seconds and ratios to the reference; on a GPU images a second and ratios to the best multi-step network too.
+
+    On a CPU ratios to the best that is not fused.
+    """
     rows = make_rows(case, "seconds", timings, device)
     if "cuda" in device:
         images = {name: Timing([batch_size / s for s in t.seconds]) for name, t in timings.items()}
         rows += make_rows(case, "images/s", images, device)
     rows += make_rows(case, "times faster", ratios(timings, reference), device)
+    others = [name for name in timings if not name.startswith("fused")]
+    if "cuda" not in device and len(others) > 1:
+        best = min(others, key=lambda name: timings[name].median)
+        rows += make_rows(case, "times faster than the best other", ratios(timings, best), device)
     multi_step = [name for name in timings if name.startswith(MULTI_STEP)]
     if multi_step:
         best = min(multi_step, key=lambda name: timings[name].median)

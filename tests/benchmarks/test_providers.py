@@ -3,6 +3,7 @@
 import functools
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,27 @@ def test_all_float32_providers_train_alike():
         assert first == pytest.approx(losses[0][0], rel=1e-2)
         assert second == pytest.approx(losses[0][1], rel=5e-2)  # rounding decides some spikes
     assert losses[0][1] < 0.9 * losses[0][0]
+
+
+def test_what_a_user_would_pick_trains_alike(monkeypatch):
+    compiled, layouts = [], []
+
+    class Multi(MultiStep):
+        def forward(self, x):
+            first = next(p for p in self.parameters() if p.dim() == 4)
+            layouts.append([t.is_contiguous(memory_format=torch.channels_last) for t in (x, first)])
+            return super().forward(x)
+
+    traced = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compiled.append(how) or traced(f, **how))
+    lying = replace(BY_NAME["SpikingJelly multi-step channels-last"], network=Multi)
+    monkeypatch.setitem(BY_NAME, lying.name, lying)
+    names = ("SpikingJelly multi-step", lying.name, "plain", "plain compiled")
+    losses = [float(step()) for step in steps_at_large_logits(*names)]
+    assert layouts == [[True, True]]
+    assert compiled == [{"dynamic": False}]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[3] == pytest.approx(losses[2], rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["plain bf16", "SpikingJelly time loop autocast fp16", FUSED_DENSE])
