@@ -81,7 +81,7 @@ class Cache:
                 entries.pop(key, None)
                 entries[key] = value
                 kept = dict(list(entries.items())[-MAX_ENTRIES:])
-                temporary.write_text(json.dumps(kept, indent=1))
+                temporary.write_text(json.dumps(kept))
                 os.replace(temporary, self.path)
         except (OSError, Timeout, NotImplementedError) as error:  # the last: a file system without locks
             _warn(f"{self.path} cannot be written: {type(error).__name__}: {error}")
