@@ -168,7 +168,7 @@ def test_a_ticket_that_does_not_fit_is_not_trained(tiny):
         with pytest.raises(ValueError, match=f"ticket cannot be trained as {wrong.arch} on digits"):
             check_trainable(ticket, wrong, tiny)
     with pytest.raises(ValueError, match=r"classifier\.weight"):
-        check_trainable(ticket, settings, replace(tiny, num_classes=7))
+        check_trainable(ticket, settings, replace(tiny, num_classes=12))
     with pytest.raises(ValueError, match="this ticket has no 'rewind' weights"):
         check_trainable(ss.Ticket.from_model(model, ticket.mask), settings, tiny)
     with pytest.raises(ValueError, match="has no 'rewind' weights"):

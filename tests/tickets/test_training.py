@@ -75,7 +75,12 @@ def seen(data, root, level, **changes):
     """Number and place of each image, epoch by epoch."""
     search = make(data, root, timestep=1, **changes)
     model, batches = search.new_model(), []
-    model.register_forward_pre_hook(lambda module, given: batches.append(given[0]) if module.training else None)
+
+    def trained_on(module, given):
+        if module.training and torch.is_grad_enabled():  # without gradients, a search looks at firing rates
+            batches.append(given[0])
+
+    model.register_forward_pre_hook(trained_on)
     search.train(model, ss.Mask.dense(model), level, 3)
     sizes = [len(x) for x in batches]
     flat = torch.cat(batches).flatten(1)
