@@ -47,11 +47,13 @@ def follow_rates(
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     was_training = model.training
     model.train()
-    with looking(), autocast(x.device, dtype):
-        model(x)
-    model.train(was_training)
-    for buffer, value in buffers:
-        buffer.copy_(value)
+    try:
+        with looking(), autocast(x.device, dtype):
+            model(x)
+    finally:
+        model.train(was_training)
+        for buffer, value in buffers:
+            buffer.copy_(value)
     rates = group.broadcast_object(rates_of(model))
     set_rates(model, rates)
     for name, layer in layers.items():

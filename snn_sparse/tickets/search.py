@@ -31,7 +31,7 @@ from snn_sparse.training.stopping import Stop
 from snn_sparse.tuning import choosing
 
 EARLY_TIME_IMAGES = 1000
-PROFILE_IMAGES = 256
+PROFILE_IMAGES, PROFILE_BATCH = 256, 64
 
 
 def snapshot(model: torch.nn.Module) -> State:
@@ -201,9 +201,10 @@ class Search:
         return ticket
 
     def _profile(self, model: SpikingNetwork, mask: Mask) -> dict[str, Any]:
-        """Cost of the network, measured on one batch of the test set."""
+        """Cost of the network, measured on the first test images, few at a time: large ones fill the memory."""
         test = self.data.test
-        return profile_network(model, test.normalise(test.images[:PROFILE_IMAGES]), mask).as_dict()
+        parts = test.images[:PROFILE_IMAGES].split(PROFILE_BATCH)
+        return profile_network(model, map(test.normalise, parts), mask).as_dict()
 
     def finish(
         self, model: SpikingNetwork, mask: Mask, rewind: State, level: int, result: Level, **extra: Any
