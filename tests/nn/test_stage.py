@@ -83,12 +83,14 @@ def make(conv="none", norm="none", neuron="lif", norm_residual="none", density=0
             nn.init.uniform_(module.weight, 0.7, 1.5)
             nn.init.normal_(module.bias, 0.3, 0.3)
     if isinstance(layer, ss.nn.masked.Masked) and density is not None:
-        layer.set_mask(torch.rand(layer.weight.shape) < density)
+        mask = torch.rand(layer.weight.shape) < density
+        mask[:, 0] = True  # each filter gets some input, or few neurons would never fire
+        layer.set_mask(mask)
     return stage
 
 
 def images(conv="none", steps=T):
-    return draw(steps, N, C, *CONVS[conv][1:])
+    return draw(steps, N, C, *CONVS[conv][1:], scale=6.0 if conv == "linear" else 2.0)
 
 
 def convolve(layer, x):
