@@ -123,9 +123,11 @@ struct SpikeGradient {
       }
   }
 
-  // Copies the band's gradient, and adds it up for the bias if that is wanted.
+  // Copies the band's gradient, and adds it up for the bias if that is wanted: bands are summed by themselves, since one
+  // long sum in float32 loses digits.
   template <int R>
   void fill_window(const Band& band, int64_t filter, int64_t filters, bool with_bias) const {
+    T of_band[R * L] = {};
     for (int64_t y = band.row_begin; y < band.row_end; ++y)
       for (int64_t image = band.image_begin; image < band.image_end; ++image) {
         const T* from = task.grad + (image * g.out_height + y) * g.out_width * g.filters + filter;
@@ -134,9 +136,10 @@ struct SpikeGradient {
         for (int64_t x = 0; x < g.out_width; ++x, from += g.filters, to += R * L) {
           std::memcpy(to, from, static_cast<size_t>(filters) * sizeof(T));
           if (!with_bias) continue;
-          for (int64_t f = 0; f < filters; ++f) bias[f] += from[f];
+          for (int64_t f = 0; f < filters; ++f) of_band[f] += from[f];
         }
       }
+    for (int64_t f = 0; f < filters; ++f) bias[f] += of_band[f];
   }
 
   // Taps kx, kx + stride, ... of a kernel row: each reads a pixel further to the left.

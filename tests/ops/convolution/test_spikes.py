@@ -22,7 +22,7 @@ from snn_sparse.specs import MAX_SPIKE_WIDTH, ConvGeometry
 pytestmark = cpp_case.needs_cpp
 BOTH = SpikeConfiguration()
 EVERY = [BOTH, SpikeConfiguration(grad_weight=False), SpikeConfiguration(output=False)]
-ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-13}  # of the largest result
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-13}  # of the largest result, or of what random terms add up to
 
 
 @st.composite
@@ -65,11 +65,16 @@ def from_spikes(g, leaves, how, grad):
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
 
 
-def assert_close(found, expected, dtype):
-    for a, b in zip(found, expected, strict=True):
+def typical(grad):
+    """Size of a filter's sum of gradients if signs are random: a small result may be the rest of much larger terms."""
+    return 0, 0, *[float(grad.double().square().sum((0, 1, 3, 4)).max().sqrt())] * 2
+
+
+def assert_close(found, expected, dtype, sizes=(0, 0, 0, 0)):
+    for a, b, size in zip(found, expected, sizes[: len(found)], strict=True):
         assert a.dtype == dtype
         assert a.shape == b.shape
-        largest = max(float(b.abs().max()), 1e-30)
+        largest = max(float(b.abs().max()), size, 1e-30)
         assert float((a.double() - b).abs().max()) <= ROUNDING[dtype] * largest
 
 
@@ -84,7 +89,7 @@ def test_any_layer(g, rate, dtype, spikes):
     leaves, keep = problem(g, rate, dtype), torch.rand(g.weight_shape) < 0.6
     grad = ordered(torch.randn(g.output_shape, dtype=dtype), NHWC)
     how = LayerConfiguration.of_spikes(keep, spikes)
-    assert_close(from_spikes(g, leaves, how, grad), exact(g, leaves, keep, grad), dtype)
+    assert_close(from_spikes(g, leaves, how, grad), exact(g, leaves, keep, grad), dtype, typical(grad))
 
 
 WIDE = ConvGeometry(2, 5, 96, 80, 12, 40, (3, 3), 1, 1)
