@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernel_classes import CLASSES, is_kernel, kernel_class
-from benchmarks.memory import peak_megabytes
+from benchmarks.memory import SETTLING_STEPS, peak_megabytes
 from benchmarks.providers import Images, Provider, Step, make_step
 from benchmarks.timing import Clock, EventClock, wall_clock
 
@@ -34,7 +34,8 @@ class Cpu:
     def build(self, provider: Provider, images: Images, with_peak: bool) -> tuple[Step, float]:
         """A step, and the megabytes that it needed in a process of its own; ``with_peak`` False: not measured, 0."""
         step = make_step(provider, images)
-        step()  # layers are tuned; what has won is on disk for the other process
+        for _ in range(SETTLING_STEPS):
+            step()  # layers are tuned; what has won is on disk for the other process
         return step, peak_megabytes(provider, images) if with_peak else 0.0
 
     def kernels(self, step: Step) -> Breakdown | None:

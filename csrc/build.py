@@ -24,6 +24,7 @@ INSTRUCTION_SETS = {"portable": [], **({"avx2": ["-mavx2", "-mfma"], "avx512": W
 KERNELS = {
     "convolution/kernels.cpp": [MULTIPLY_ADD],  # slowest first: it decides how long a build takes
     "convolution/spike_kernels.cpp": [EXACT],
+    "convolution/winograd_kernels.cpp": [MULTIPLY_ADD],
     "neuron/kernels.cpp": [EXACT, "-fno-math-errno", "-Wno-ignored-attributes"],
     "spikes/convert_kernels.cpp": [EXACT],
 }
@@ -33,6 +34,7 @@ BINDINGS = [
     "convolution/index_lists.cpp",
     "convolution/operators.cpp",
     "convolution/spike_operators.cpp",
+    "convolution/winograd_operators.cpp",
     "live/live.cpp",
     "neuron/operators.cpp",
     "spikes/bits.cpp",

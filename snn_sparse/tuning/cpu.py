@@ -14,6 +14,7 @@ from snn_sparse.ops.convolution import (
     convolution,
     live_configuration,
     takes_spikes,
+    takes_winograd,
 )
 from snn_sparse.ops.spikes import NCHW, NHWC, MemoryFormat, convert
 from snn_sparse.specs import LANES, ConvGeometry, ceil_div
@@ -22,12 +23,11 @@ from snn_sparse.tuning.winner import Winner
 
 MARGIN = 0.97  # another configuration must beat the dense one by this factor to be chosen
 LINEAR_MARGIN = 0.6  # for a linear layer, whose conversions are not in its time
-FORMAT = 3  # of the cache; raised when winners of an older version no longer hold
+FORMAT = 4  # of the cache; raised when winners of an older version no longer hold
 # Packing takes the same time at any density: little beside a convolution at 25 %, much beside one at 2 %.
 PACK_ABOVE = 0.15
 RATES = (2, 5, 10, 20, 35, 60)  # percent of the input that may spike in a race
 FIRST_RATE = 20  # before any input was seen
-FROM_SPIKES = (SpikeConfiguration(), SpikeConfiguration(grad_weight=False), SpikeConfiguration(output=False))
 UNKNOWN_RATE = 0.2  # share of ones where the input may hold any numbers
 
 
@@ -64,22 +64,23 @@ def choose(g: ConvGeometry, dtype: torch.dtype, keep: torch.Tensor | None, rate:
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(g.input_shape, generator=generator) < (UNKNOWN_RATE if rate is None else rate / 100)).to(dtype)
     weight = torch.randn(g.weight_shape, generator=generator, dtype=dtype)
+    weight = weight if keep is None else weight * keep
     entries: list[_Entry] = [(NCHW, None, None), (NHWC, None, None)]
-    runs = [_step(x, weight, g, f, LayerConfiguration(), True) for f, *_ in entries]
-    if rate is not None and takes_spikes(g):
-        entries += [(NHWC, None, spikes) for spikes in FROM_SPIKES]
-        runs += [_step(x, weight, g, NHWC, LayerConfiguration.of_spikes(None, s), True) for s in FROM_SPIKES]
+    runs = [_step(x, weight, g, f, LayerConfiguration(keep), True) for f, *_ in entries]
+    for spikes in of_spikes(g) if rate is not None else ():
+        entries.append((NHWC, None, spikes))
+        runs.append(_step(x, weight, g, NHWC, LayerConfiguration.of_spikes(keep, spikes), True))
     if keep is not None:
         density = int(keep.count_nonzero()) / keep.numel()
         for live in candidates(g, density):
             how, lanes = live_configuration(keep, g.stride, g.padding, live), MemoryFormat("lanes", live.vectors)
-            runs.append(_step(x, weight * keep, g, lanes, how, density > PACK_ABOVE))
+            runs.append(_step(x, weight, g, lanes, how, density > PACK_ABOVE))
             entries.append((lanes, live, None))
     seconds = race(runs, torch.device("cpu"), always=2)
     best = min(range(len(runs)), key=lambda i: seconds[i] / _margin(g, *entries[i][1:]))
-    memory_format, at_live, spikes = entries[best]
+    memory_format, at_live, from_spikes = entries[best]
     times = (seconds[best],), (min(seconds[:2]),)
-    return Winner(*times, memory_format, at_live, spikes=spikes, rate=rate)
+    return Winner(*times, memory_format, at_live, spikes=from_spikes, rate=rate)
 
 
 _Entry = tuple[MemoryFormat, LiveConfiguration | None, SpikeConfiguration | None]
@@ -89,6 +90,16 @@ def _margin(g: ConvGeometry, live: LiveConfiguration | None, spikes: SpikeConfig
     if live is None:
         return 1 if spikes is None else MARGIN
     return LINEAR_MARGIN if (g.height, g.width) == (1, 1) else MARGIN
+
+
+def of_spikes(g: ConvGeometry) -> list[SpikeConfiguration]:
+    """List what may be fastest where the input spikes, most of it at first."""
+    if not takes_spikes(g):
+        return []
+    listed = ((True, True), (True, False), (False, True))
+    found = [SpikeConfiguration(*one, grad_input) for one in listed for grad_input in (True, False)]
+    found.append(SpikeConfiguration(False, False, True))
+    return [f for f in found if takes_winograd(g) or not f.grad_input]
 
 
 def candidates(g: ConvGeometry, density: float) -> list[LiveConfiguration]:

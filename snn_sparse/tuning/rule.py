@@ -1,9 +1,9 @@
 """A layer's configuration on a CPU by rule, where timing must not decide: the same for the same layer, always."""
 
-from snn_sparse.ops.convolution import LiveConfiguration, SpikeConfiguration, takes_spikes
+from snn_sparse.ops.convolution import LiveConfiguration
 from snn_sparse.ops.spikes import NHWC, MemoryFormat
 from snn_sparse.specs import ConvGeometry
-from snn_sparse.tuning.cpu import candidates
+from snn_sparse.tuning.cpu import candidates, of_spikes
 from snn_sparse.tuning.winner import Winner
 
 LIVE_BELOW = 0.4  # density below which the kernels at live weights won nearly every race
@@ -21,7 +21,7 @@ def by_rule(g: ConvGeometry, density: float | None, rate: int | None = None) -> 
     """
     found = candidates(g, density) if density is not None and density < LIVE_BELOW else []
     if not found:
-        spikes = SpikeConfiguration() if rate is not None and takes_spikes(g) else None
+        spikes = next(iter(of_spikes(g)), None) if rate is not None else None
         return Winner((0.0,), (0.0,), NHWC, spikes=spikes, rate=rate)
     vectors = max(c.vectors for c in found)
     block = BLOCK if density is not None and density > BLOCKS_ABOVE else g.inputs

@@ -1,6 +1,7 @@
 """Races of layers whose input spikes: each direction by itself, at the rate of the layer's own input."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ from snn_sparse.ops.convolution import LayerConfiguration, SpikeConfiguration
 from snn_sparse.ops.spikes import NHWC
 from snn_sparse.specs import ConvGeometry
 from snn_sparse.tuning import LayerTuner, Winner, choosing, cpu
-from snn_sparse.tuning.cpu import FIRST_RATE, FROM_SPIKES, RATES, left_rate, nearest_rate
+from snn_sparse.tuning.cpu import FIRST_RATE, RATES, left_rate, nearest_rate, of_spikes
 
 pytestmark = cpp_case.needs_cpp
 GEOMETRY = ConvGeometry(2, 8, 16, 24, 8, 8, (3, 3), 1, 1)
 F32 = torch.float32
+DENSE, CHOICES = 2, of_spikes(GEOMETRY)
 
 
 @pytest.fixture(autouse=True)
@@ -30,33 +32,38 @@ def cache(tmp_path, monkeypatch):
 
 
 def times(monkeypatch, *seconds, live=5.0):
-    """Seconds of nchw, nhwc and the three choices of directions; returns how many ran in each race."""
+    """Seconds of nchw, nhwc and the first choices of directions (others take 9); returns how many ran in each race."""
     races = []
 
     def race(runs, device, always=1):
         races.append(len(runs))
-        return [*seconds[: len(runs)], *[live] * (len(runs) - len(seconds))]
+        return [*seconds, *[9.0] * (DENSE + len(CHOICES) - len(seconds)), *[live] * len(runs)][: len(runs)]
 
     monkeypatch.setattr(cpu, "race", race)
     return races
 
 
-@pytest.mark.parametrize("best", range(3))
+def test_choices_leave_winograd_out_where_it_does_not_fit():
+    assert len(set(CHOICES)) == len(CHOICES) == 7
+    assert set(of_spikes(replace(GEOMETRY, stride=2))) == {c for c in CHOICES if not c.grad_input}
+
+
+@pytest.mark.parametrize("best", range(7))
 def test_each_choice_of_directions_may_win(monkeypatch, best):
-    races = times(monkeypatch, 1.0, 0.9, *(0.5 if i == best else 0.7 for i in range(3)))
+    races = times(monkeypatch, 1.0, 0.9, *(0.5 if i == best else 0.7 for i in range(7)))
     tuner = LayerTuner(None)
     memory_format, how = tuner.on_cpu(GEOMETRY, F32, binary=True)
-    assert races == [5]
+    assert races == [DENSE + len(CHOICES)]
     assert memory_format == NHWC
-    assert how.spikes == FROM_SPIKES[best]
-    assert tuner.winners[(GEOMETRY, F32)] == Winner((0.5,), (0.9,), NHWC, spikes=FROM_SPIKES[best], rate=FIRST_RATE)
+    assert how.spikes == CHOICES[best]
+    assert tuner.winners[(GEOMETRY, F32)] == Winner((0.5,), (0.9,), NHWC, spikes=CHOICES[best], rate=FIRST_RATE)
 
 
 def test_under_a_mask_gradients_are_masked(monkeypatch):
     races = times(monkeypatch, 1.0, 1.0, 0.5, 0.6, 0.6)
     keep = torch.rand(GEOMETRY.weight_shape) < 0.3
     _, how = LayerTuner(keep).on_cpu(GEOMETRY, F32, binary=True)
-    assert races[0] > 5
+    assert races[0] > DENSE + len(CHOICES)
     assert how.spikes is not None
     assert how.keep is keep
 
@@ -82,22 +89,22 @@ def test_an_input_of_any_numbers_is_never_listed(monkeypatch, binary):
     g = ConvGeometry(1, 1, 3, 8, 3, 3, (3, 3), 1, 1) if binary else GEOMETRY  # 27 spikes fill no whole bytes
     tuner = LayerTuner(None)
     assert tuner.on_cpu(g, F32, binary)[1].spikes is None
-    assert races == [2]
+    assert races == [DENSE]
     assert LayerTuner(None).on_cpu(g, F32, binary)[1].spikes is None
-    assert races == [2]
+    assert races == [DENSE]
 
 
 def test_binary_and_other_inputs_are_raced_apart(monkeypatch):
     races = times(monkeypatch, 1.0, 0.9, 0.5, 0.6, 0.6)
     tuner = LayerTuner(None)
     found = [tuner.on_cpu(GEOMETRY, F32, binary)[1].spikes for binary in (False, True, False, True)]
-    assert found == [None, FROM_SPIKES[0]] * 2
-    assert races == [2, 5]
+    assert found == [None, CHOICES[0]] * 2
+    assert races == [DENSE, DENSE + len(CHOICES)]
 
 
 def test_the_rate_of_the_first_input_decides(monkeypatch):
     rates = []
-    monkeypatch.setattr(cpu, "race", lambda runs, device, always: [1.0, 1.0, 0.5, 0.6, 0.6])
+    times(monkeypatch, 1.0, 1.0, 0.5, 0.6, 0.6)
     choose = cpu.choose
     monkeypatch.setattr(cpu, "choose", lambda g, dtype, keep, rate: rates.append(rate) or choose(g, dtype, keep, rate))
     tuner = LayerTuner(None)
@@ -130,7 +137,7 @@ def test_where_plans_are_to_stay_no_rate_moves(monkeypatch, how):
         memory_format, found = tuner.on_cpu(GEOMETRY, F32, binary=True)
         tuner.see(torch.ones(GEOMETRY.input_shape))
     assert (tuner.rate, tuner.moved) == (FIRST_RATE, False)
-    assert (memory_format, found.spikes) == (NHWC, SpikeConfiguration())
+    assert (memory_format, found.spikes) == (NHWC, CHOICES[0])
     assert found.keep is keep
 
 
@@ -158,7 +165,7 @@ def test_a_winner_of_another_rate_is_not_believed(monkeypatch):
     wrong = Winner((0.1,), (1.0,), NHWC, spikes=SpikeConfiguration(), rate=60)
     Cache().put(cpu.key(GEOMETRY, F32, None, FIRST_RATE), wrong.as_dict())
     LayerTuner(None).on_cpu(GEOMETRY, F32, binary=True)
-    assert races == [5]
+    assert races == [DENSE + len(CHOICES)]
 
 
 class Network(torch.nn.Module):
@@ -181,6 +188,6 @@ def test_a_fused_network_is_planned_again_for_its_rates(monkeypatch):
     first, second = (m.tuner for m in fused.modules() if isinstance(m, Masked))
     assert (first.rate, first.winners.popitem()[1].spikes) == (FIRST_RATE, None)  # images are no spikes
     winner = second.winners.popitem()[1]
-    assert (second.rate, winner.rate, winner.spikes) == (RATES[0], RATES[0], FROM_SPIKES[0])
+    assert (second.rate, winner.rate, winner.spikes) == (RATES[0], RATES[0], CHOICES[0])
     for y in outputs:
         assert torch.equal(y, outputs[0])

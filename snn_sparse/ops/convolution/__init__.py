@@ -9,7 +9,7 @@ from snn_sparse.ops.convolution.configuration import (
     SpikeConfiguration,
     TileConfiguration,
 )
-from snn_sparse.ops.convolution.cpu import live_configuration, takes_spikes
+from snn_sparse.ops.convolution.cpu import live_configuration, takes_spikes, takes_winograd
 from snn_sparse.ops.convolution.directions import run_direction
 from snn_sparse.ops.convolution.fused_neuron import convolution_neuron
 from snn_sparse.ops.convolution.op import convolution
@@ -27,5 +27,6 @@ __all__ = [
     "live_configuration",
     "run_direction",
     "takes_spikes",
+    "takes_winograd",
     "tiled",
 ]

@@ -54,28 +54,32 @@ class LiveConfiguration:
 
 @dataclass(frozen=True)
 class SpikeConfiguration:
-    """Which directions the CPU kernels compute from a list of spikes, channels last; the others are left to torch.
+    """Which directions of a layer whose input spikes the CPU kernels compute, channels last; others are left to torch.
 
     Attributes:
-        output: whether the output is.
-        grad_weight: whether the gradient of the weight is.
+        output: whether the output is, from a list of spikes.
+        grad_weight: whether the gradient of the weight is, likewise.
+        grad_input: whether that of the input is, by Winograd's F(2x2, 3x3).
 
     Raises:
-        TypeError: a flag that is no bool. ValueError: neither is.
+        TypeError: a flag that is no bool. ValueError: none is.
     """
 
     output: bool = True
     grad_weight: bool = True
+    grad_input: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if not (self.output or self.grad_weight):
-            raise ValueError("output or grad_weight must be true")
+        if not any(astuple(self)):
+            raise ValueError("output, grad_weight or grad_input must be true")
 
     def describe(self) -> str:
         """Name it in a few words, for tables."""
         names = {"output": self.output, "weight gradient": self.grad_weight}
-        return "spikes: " + ", ".join(name for name, wanted in names.items() if wanted)
+        found = [", ".join(name for name, wanted in names.items() if wanted)]
+        found = [f"spikes: {found[0]}"] if found[0] else []
+        return "; ".join([*found, *["Winograd: input gradient"] * self.grad_input])
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class LayerConfiguration:
     Attributes:
         keep: bool, of the weight's shape: which weights are alive; None: all. Gradients are zero elsewhere.
         live: settings of the CPU kernels at live weights; None: dense, by torch.
-        spikes: directions that the CPU kernels compute from spikes, where the input holds zeros and ones only.
+        spikes: directions that other CPU kernels compute where the input holds zeros and ones only.
         directions: settings of the Triton kernels.
         lists: the index lists of all directions in one int32 tensor.
         numbers: all settings, and the lengths of the lists.
@@ -192,7 +196,7 @@ class LayerConfiguration:
 
     @classmethod
     def of_spikes(cls, keep: Tensor | None, spikes: SpikeConfiguration) -> "LayerConfiguration":
-        """From spikes on a CPU in the directions it says; gradients are masked."""
+        """From spikes, and by Winograd, on a CPU in the directions it says; gradients are masked."""
         return cls(keep, numbers=(_SPIKES, *map(int, astuple(spikes))), spikes=spikes)
 
     @classmethod
@@ -243,7 +247,7 @@ def live_of(lists: Tensor | None, numbers: list[int]) -> tuple[LiveConfiguration
 
 
 def spikes_of(numbers: list[int]) -> SpikeConfiguration | None:
-    """Read which directions are computed from spikes on a CPU out of what the operator was given; None: none is."""
+    """Read the settings of a layer whose input spikes, on a CPU, out of what the operator was given; None: others."""
     return SpikeConfiguration(*map(bool, numbers[1:])) if numbers and numbers[0] == _SPIKES else None
 
 

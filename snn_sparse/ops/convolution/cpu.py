@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from snn_sparse.ops.backend import implementation, need_library
-from snn_sparse.ops.convolution.configuration import LayerConfiguration, LiveConfiguration, live_of, spikes_of
+from snn_sparse.ops.convolution.configuration import (
+    LayerConfiguration,
+    LiveConfiguration,
+    SpikeConfiguration,
+    live_of,
+    spikes_of,
+)
 from snn_sparse.ops.spikes import NHWC, empty, is_channels_last, ordered
 from snn_sparse.specs import LANES, MAX_KERNEL, MAX_PADDING, MAX_SPIKE_WIDTH, MAX_STRIDE, ConvGeometry
 
@@ -24,6 +30,11 @@ def takes_spikes(g: ConvGeometry) -> bool:
     """Whether the kernels that compute from spikes are made for such a layer; its spikes must fill whole bytes."""
     fits = max(g.kernel) <= MAX_KERNEL and g.stride <= MAX_STRIDE and g.padding <= MAX_PADDING
     return fits and g.width <= MAX_SPIKE_WIDTH and math.prod(g.input_shape) % LANES == 0
+
+
+def takes_winograd(g: ConvGeometry) -> bool:
+    """Whether Winograd's F(2x2, 3x3) is made for the input's gradient of such a layer."""
+    return g.kernel == (3, 3) and g.stride == 1 and g.padding <= 2
 
 
 def live_configuration(keep: Tensor, stride: int, padding: int, configuration: LiveConfiguration) -> LayerConfiguration:
@@ -96,14 +107,10 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of input, weight and bias (``needs`` 1, 2, 4), empty where not needed; the weight's is masked."""
     live, spikes = live_of(lists, numbers), spikes_of(numbers)
-    if spikes is not None and spikes.grad_weight and needs & 6 and x is None:
-        return _from_spikes(grad, weight, saved, shape, stride, padding, keep, adds_bias, needs)
+    if spikes is not None:
+        return _of_spikes(spikes, grad, x, weight, saved, shape, stride, padding, keep, adds_bias, needs)
     if x is None:
-        flat = torch.ops.snn_sparse.unpack_bits(saved, weight)
-        x = flat.view(shape)
-        if channels_last:
-            t, n, c, h, w = shape
-            x = flat.view(t, n, h, w, c).permute(0, 1, 4, 2, 3)
+        x = _unpack(saved, weight, shape, channels_last)
     if live is None:
         low = saved if saved.dtype == grad.dtype != weight.dtype else weight.to(grad.dtype)
         given = grad, x.to(grad.dtype), low, stride, padding, keep, adds_bias, needs
@@ -136,24 +143,40 @@ def _images(shape: Sequence[int]) -> list[int]:
     return [t * n, *others]
 
 
-def _from_spikes(
-    grad: Tensor, weight: Tensor, bits: Tensor, shape: list[int], stride: int, padding: int, keep: Tensor | None,
-    adds_bias: bool, needs: int,
+def _unpack(bits: Tensor, like: Tensor, shape: list[int], channels_last: bool) -> Tensor:
+    """Spikes ``[T, N, C, H, W]`` from bits that were packed as they lay in memory."""
+    flat = torch.ops.snn_sparse.unpack_bits(bits, like)
+    if not channels_last:
+        return flat.view(shape)
+    t, n, c, h, w = shape
+    return flat.view(t, n, h, w, c).permute(0, 1, 4, 2, 3)
+
+
+def _of_spikes(
+    how: SpikeConfiguration, grad: Tensor, x: Tensor | None, weight: Tensor, bits: Tensor, shape: list[int],
+    stride: int, padding: int, keep: Tensor | None, adds_bias: bool, needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of weight and bias from the input's bits, that of the input by torch."""
-    none, with_bias, size = weight.new_empty(0), bool(needs & 4) and adds_bias, _images(shape)
-    grad, grad_x = ordered(grad, NHWC), none
-    if needs & 1:  # torch looks at the size and strides of an input, not at what it holds
+    """Gradients of a layer whose input spikes, each from the bits, by Winograd or by torch as ``how`` says."""
+    none, grad = weight.new_empty(0), ordered(grad, NHWC)
+    lines = grad.movedim(2, -1).flatten(0, 1)
+    grad_x = grad_weight = grad_bias = none
+    if needs & 1 and how.grad_input:
+        found = torch.ops.snn_sparse.winograd_grad_input(lines, weight.contiguous(), *shape[3:], padding)
+        grad_x = found.unflatten(0, shape[:2]).movedim(-1, 2)
+    elif needs & 1:  # torch looks at the size and strides of an input, not at what it holds
         images = empty(tuple(shape), grad.dtype, grad.device, NHWC)
         grad_x = _dense_gradients(grad, images, weight, stride, padding, None, False, 1)[0]
-    lines = grad.movedim(2, -1).flatten(0, 1)
-    grad_weight, grad_bias = torch.ops.snn_sparse.spike_convolution_grad_weight(
-        bits, size, lines, *weight.shape[2:], stride, padding, with_bias
-    )
-    if keep is not None:
-        grad_weight = grad_weight.masked_fill_(~keep, 0)
-    if needs & 4 and not adds_bias:
-        grad_bias = weight.new_zeros(len(weight))
+    if needs & 6 and how.grad_weight and x is None:
+        grad_weight, grad_bias = torch.ops.snn_sparse.spike_convolution_grad_weight(
+            bits, _images(shape), lines, *weight.shape[2:], stride, padding, bool(needs & 4) and adds_bias
+        )
+        if keep is not None:
+            grad_weight = grad_weight.masked_fill_(~keep, 0)
+        if needs & 4 and not adds_bias:
+            grad_bias = weight.new_zeros(len(weight))
+    elif needs & 6:
+        x = _unpack(bits, weight, shape, True) if x is None else x
+        _, grad_weight, grad_bias = _dense_gradients(grad, x, weight, stride, padding, keep, adds_bias, needs & 6)
     return grad_x, grad_weight if needs & 2 else none, grad_bias
 
 

@@ -12,7 +12,13 @@ import torch.nn.functional as F
 
 from snn_sparse.ops.backend import implementation, interpreted
 from snn_sparse.ops.convolution import cpu, gpu
-from snn_sparse.ops.convolution.configuration import LayerConfiguration, live_of, spikes_of, tiles_of
+from snn_sparse.ops.convolution.configuration import (
+    LayerConfiguration,
+    SpikeConfiguration,
+    live_of,
+    spikes_of,
+    tiles_of,
+)
 from snn_sparse.ops.library import define, differentiable_once
 from snn_sparse.ops.spikes import NCHW, NHWC, Packed, empty, is_channels_last
 from snn_sparse.specs import LANES, MAX_VECTORS, ConvGeometry
@@ -169,7 +175,7 @@ def convolution(
     device = weight.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     c, binary = configuration, binary and not packed
-    from_spikes = c.spikes is not None and binary and _takes_spikes(data, weight, bias, dtype, stride, padding)
+    from_spikes = binary and _takes_spikes(c.spikes, data, weight, bias, dtype, stride, padding)
     numbers = c.numbers if c.spikes is None or from_spikes else ()
     binary = binary and torch.is_grad_enabled() and weight.requires_grad and (from_spikes or cpu.packs(data))
     y, parts, _ = torch.ops.snn_sparse.convolution(
@@ -179,12 +185,16 @@ def convolution(
 
 
 def _takes_spikes(
-    x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: int, padding: int
-) -> bool:
-    """Whether the kernels that compute from spikes run on these tensors."""
+    spikes: SpikeConfiguration | None, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: int,
+    padding: int,
+) -> bool:  # fmt: skip
+    """Whether the kernels for an input of spikes run on these tensors."""
+    if spikes is None:
+        return False
     same = x.dtype == weight.dtype == dtype and (bias is None or bias.dtype == dtype)
     g = ConvGeometry.of(x.shape, weight.shape, stride, padding)
-    return same and cpu.takes_spikes(g) and implementation("convolution", x, weight, bias) == "cpp"
+    fits = cpu.takes_spikes(g) and (cpu.takes_winograd(g) or not spikes.grad_input)
+    return same and fits and implementation("convolution", x, weight, bias) == "cpp"
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, configuration: LayerConfiguration) -> None:
