@@ -18,7 +18,7 @@ TILES = Winner(
     NHWC,
     directions=Directions(TileConfiguration(64, 32, 32), None, TileConfiguration(16, 16, 32, True, True, True, 8, 2)),
 )
-SPIKES = Winner((0.5,), (1.0,), NHWC, spikes=SpikeConfiguration(grad_weight=False), rate=20)
+SPIKES = Winner((0.5,), (1.0,), NHWC, spikes=SpikeConfiguration(grad_weight=False, grad_input=True), rate=20)
 WINNERS = [LIVE, TILES, SPIKES, Winner((1.0,), (1.0,)), Winner((1.0,), (1.0,), NHWC)]
 
 
@@ -77,8 +77,8 @@ WRONG = {
 }
 # Where another value makes sense: any flag is one, times are any number, without a live configuration it is dense.
 DEFAULTS = ("channel_block", "rows_outermost", "pack", "gathered", "reorder", "pixel_major", "num_warps", "num_stages")
-DEFAULTS += ("output", "grad_weight", "spikes", "rate")
-FLAGS = ("rows_outermost", "pack", "gathered", "reorder", "pixel_major", "output", "grad_weight")
+DEFAULTS += ("output", "grad_weight", "grad_input", "spikes", "rate")
+FLAGS = ("rows_outermost", "pack", "gathered", "reorder", "pixel_major", "output", "grad_weight", "grad_input")
 
 
 @pytest.mark.parametrize("wrong", WRONG)
