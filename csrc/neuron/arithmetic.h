@@ -19,15 +19,15 @@ inline Charge charge_kind(const Problem& q) {
   return q.decay_input ? Charge::decay_div : Charge::leak_div;
 }
 
-// Batch norm of one channel: x = (y - mean) * scale + shift; (0, 1, 0) changes nothing, exactly.
+// Batch norm of the lanes of a vector: x = (y - mean) * scale + shift; (0, 1, 0) changes nothing, exactly.
 template <class S>
 struct Affine {
-  S mean, scale, shift;
+  Pack<S> mean{S(0)}, scale{S(1)}, shift{S(0)};
 };
 
 template <class S>
 inline Pack<S> normalise(const Pack<S>& y, const Affine<S>& a) {
-  return (y - Pack<S>(a.mean)) * Pack<S>(a.scale) + Pack<S>(a.shift);
+  return (y - a.mean) * a.scale + a.shift;
 }
 
 template <class S>

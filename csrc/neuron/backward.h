@@ -20,10 +20,10 @@ class Backward {
         grad_v_init_(make_port(a.grad_v_init, q_.v_layout, q_, plan_, 1, false, arena_)),
         grad_v_final_(make_port(const_cast<S*>(a.grad_v_final), q_.v_layout, q_, plan_, 1, false, arena_)),
         grad_spikes_(make_port(const_cast<S*>(a.grad_spikes), q_.out_layout, q_, plan_, q_.T, q_.pool, arena_)),
-        start_(scratch(plan_.channel_block)), v_(scratch(plan_.channel_block)),
-        h_(scratch(plan_.channel_block * q_.T)), unpooled_(scratch(1)),
-        norm_(arena_.take<Affine<S>>(plan_.channel_block * q_.T)),
-        norm_residual_(arena_.take<Affine<S>>(plan_.channel_block * q_.T)),
+        start_(scratch(plan_.slots())), v_(scratch(plan_.slots())),
+        h_(scratch(plan_.slots() * q_.T)), unpooled_(scratch(1)),
+        norm_(arena_.take<Affine<S>>(plan_.slots() * q_.T)),
+        norm_residual_(arena_.take<Affine<S>>(plan_.slots() * q_.T)),
         step_(step_function<false, S>(charge_kind(q_), bool(residual_))),
         reverse_(reverse_function<S>(charge_kind(q_), q_.surrogate)) {}
 
@@ -41,12 +41,13 @@ class Backward {
   void select(int64_t block) {
     c0_ = block * plan_.channel_block;
     channels_ = smaller(plan_.channel_block, q_.C - c0_);
-    affine_table(q_, a_.main, c0_, channels_, norm_);
-    if (residual_) affine_table(q_, a_.shortcut, c0_, channels_, norm_residual_);
+    slots_ = channels_ / plan_.width();
+    affine_table(q_, plan_, a_.main, c0_, slots_, norm_);
+    if (residual_) affine_table(q_, plan_, a_.shortcut, c0_, slots_, norm_residual_);
   }
 
   NormSums* sums_at(bool shortcut, int64_t channel, int64_t t) const {
-    return a_.sums + (((shortcut ? plan_.parts : 0) + part_) * q_.C + channel) * q_.T + t;
+    return a_.sums + (((shortcut ? plan_.parts : 0) + part_) * q_.T + t) * q_.C + channel;
   }
 
   void tiles(int64_t block, int64_t part) {
@@ -76,14 +77,14 @@ class Backward {
   }
 
   S* scratch(int64_t tiles) { return arena_.take<S>(tiles * plan_.tile_scalars); }
-  S* h_at(int64_t t, int64_t c) const { return h_ + (t * plan_.channel_block + c) * plan_.tile_scalars; }
+  S* h_at(int64_t t, int64_t c) const { return h_ + (t * plan_.slots() + c) * plan_.tile_scalars; }
   int64_t step_of_input(int64_t t) const { return a_.main.steps > 1 ? t : 0; }
   static Ref<S> none() { return {nullptr, 0, 0}; }
 
   void tile(const Span& s) {
     const Mask<S> mask = first_lanes<S>(s.valid);
-    start_potential(v_init_, tiles_, s, mask, neuron_, c0_, channels_, plan_.tile_scalars, start_);
-    __builtin_memcpy(v_, start_, channels_ * plan_.tile_scalars * sizeof(S));
+    start_potential(v_init_, tiles_, s, mask, neuron_, c0_, slots_, plan_.tile_scalars, start_);
+    __builtin_memcpy(v_, start_, slots_ * plan_.tile_scalars * sizeof(S));
     for (int64_t t = 0; t < q_.T; ++t) recompute(t, s, mask);
     start_gradient(s, mask);
     for (int64_t t = q_.T - 1; t >= 0; --t) reverse(t, s, mask);
@@ -95,7 +96,7 @@ class Backward {
     const int64_t line = tiles_.line(s);
     if (t < a_.main.steps) y_.load(t, s, c0_, channels_);
     if (residual_) residual_.load(t, s, c0_, channels_);
-    for (int64_t c = 0; c < channels_; ++c) {
+    for (int64_t c = 0; c < slots_; ++c) {
       StepArgs<S> a;
       a.span = s;
       a.y = y_.at(step_of_input(t), s, c0_, c, line);
@@ -114,7 +115,7 @@ class Backward {
   void start_gradient(const Span& s, const Mask<S>& mask) {
     const int64_t line = tiles_.line(s);
     if (grad_v_final_) grad_v_final_.load(0, s, c0_, channels_);
-    for (int64_t c = 0; c < channels_; ++c) {
+    for (int64_t c = 0; c < slots_; ++c) {
       S* to = v_ + c * plan_.tile_scalars;
       if (grad_v_final_)
         copy_rows(grad_v_final_.at(0, s, c0_, c, line), Ref<S>{to, line, kLanes}, s, mask);
@@ -125,7 +126,7 @@ class Backward {
 
   void finish_gradient(const Span& s, const Mask<S>& mask) {
     const int64_t line = tiles_.line(s);
-    for (int64_t c = 0; c < channels_; ++c)
+    for (int64_t c = 0; c < slots_; ++c)
       copy_rows(Ref<S>{v_ + c * plan_.tile_scalars, line, kLanes}, grad_v_init_.at(0, s, c0_, c, line), s, mask);
     grad_v_init_.flush(0, s, c0_, channels_);
   }
@@ -133,13 +134,13 @@ class Backward {
   void reverse(int64_t t, const Span& s, const Mask<S>& mask) {
     const Span pooled = tiles_.pooled(s);
     grad_spikes_.load(t, pooled, c0_, channels_);
-    for (int64_t c = 0; c < channels_; ++c) reverse_(reverse_args(t, s, pooled, mask, c));
+    for (int64_t c = 0; c < slots_; ++c) reverse_(reverse_args(t, s, pooled, mask, c));
     if (grad_y_ && a_.main.steps > 1) grad_y_.flush(t, s, c0_, channels_);
     if (grad_residual_) grad_residual_.flush(t, s, c0_, channels_);
   }
 
   ReverseArgs<S> reverse_args(int64_t t, const Span& s, const Span& pooled, const Mask<S>& mask, int64_t c) {
-    const int64_t line = tiles_.line(s), cell = c * q_.T + t;
+    const int64_t line = tiles_.line(s), cell = c * q_.T + t, channel = c0_ + c * plan_.width();
     const Branch<S>&main = a_.main, &shortcut = a_.shortcut;
     ReverseArgs<S> a;
     a.span = s;
@@ -151,7 +152,7 @@ class Backward {
     a.y = y_.at(step_of_input(t), s, c0_, c, line);
     a.residual = residual_ ? residual_.at(t, s, c0_, c, line) : none();
     a.norm = norm_[cell];
-    a.norm_residual = residual_ ? norm_residual_[cell] : Affine<S>{S(0), S(1), S(0)};
+    a.norm_residual = residual_ ? norm_residual_[cell] : Affine<S>{};
     a.h = h_at(t, c);
     a.previous_is_h = t > 0;
     a.previous = t > 0 ? h_at(t - 1, c) : start_ + c * plan_.tile_scalars;
@@ -159,12 +160,12 @@ class Backward {
     a.grad_y = grad_y_ ? grad_y_.at(step_of_input(t), s, c0_, c, line) : none();
     a.grad_residual = grad_residual_ ? grad_residual_.at(t, s, c0_, c, line) : none();
     // With batch statistics the second pass scales; with fixed ones dx only has to be scaled.
-    a.scale_y = main.uses_batch() ? S(1) : a.norm.scale;
-    a.scale_residual = shortcut.uses_batch() ? S(1) : a.norm_residual.scale;
+    a.scale_y = main.uses_batch() ? Pack<S>(S(1)) : a.norm.scale;
+    a.scale_residual = shortcut.uses_batch() ? Pack<S>(S(1)) : a.norm_residual.scale;
     a.accumulate_y = main.steps == 1 && t < q_.T - 1;
-    a.sums = main.norm == Norm::none ? nullptr : sums_at(false, c0_ + c, t);
-    a.sums_residual = !residual_ || shortcut.norm == Norm::none ? nullptr : sums_at(true, c0_ + c, t);
-    a.grad_decay = a_.grad_decay ? a_.grad_decay + part_ * q_.C + c0_ + c : nullptr;
+    a.sums = main.norm == Norm::none ? nullptr : sums_at(false, channel, t);
+    a.sums_residual = !residual_ || shortcut.norm == Norm::none ? nullptr : sums_at(true, channel, t);
+    a.grad_decay = a_.grad_decay ? a_.grad_decay + part_ * q_.C + channel : nullptr;
     a.mask = mask;
     a.neuron = &neuron_;
     return a;
@@ -181,7 +182,7 @@ class Backward {
   Affine<S>*norm_, *norm_residual_;
   StepFunction<S> step_;
   ReverseFunction<S> reverse_;
-  int64_t c0_ = 0, channels_ = 0, part_ = 0;
+  int64_t c0_ = 0, channels_ = 0, slots_ = 0, part_ = 0;
 };
 
 }  // namespace SNN_SPARSE_ISA

@@ -20,7 +20,7 @@ struct StepArgs {
   const Neuron<S>* neuron;
 };
 
-// One step of one channel of one tile; writes spikes, or (for backward) the charged potential h.
+// One step of one vector of channels of one tile; writes spikes, or (for backward) the charged potential h.
 template <Charge K, bool Residual, bool Spikes, class S>
 void step(const StepArgs<S>& args) {
   const StepArgs<S> a = args;  // local copies: the compiler knows that no store can change them
@@ -73,14 +73,14 @@ inline Port<S> input_port(const Branch<S>& b, const Problem& q, const Plan& plan
   return make_port(const_cast<S*>(b.x), b.layout, q, plan, b.steps, false, arena, keep_steps);
 }
 
-// v before the first step of a tile, for every channel of the block: compact rows at v + c * tile_scalars.
+// v before the first step of a tile, for every vector of the block: compact rows at v + c * slot_step.
 template <class S>
 inline void start_potential(const Port<S>& v_init, const Tiles& tiles, const Span& s, const Mask<S>& mask,
-                            const Neuron<S>& n, int64_t c0, int64_t channels, int64_t channel_step, S* v) {
-  if (v_init) v_init.load(0, s, c0, channels);
+                            const Neuron<S>& n, int64_t c0, int64_t slots, int64_t slot_step, S* v) {
+  if (v_init) v_init.load(0, s, c0, slots);
   const int64_t line = tiles.line(s);
-  for (int64_t c = 0; c < channels; ++c) {
-    S* to = v + c * channel_step;
+  for (int64_t c = 0; c < slots; ++c) {
+    S* to = v + c * slot_step;
     if (v_init)
       copy_rows(v_init.at(0, s, c0, c, line), Ref<S>{to, line, kLanes}, s, mask);
     else
@@ -98,10 +98,10 @@ class Forward {
         v_init_(make_port(const_cast<S*>(a.v_init), q_.v_layout, q_, plan_, 1, false, arena_)),
         v_final_(make_port(a.v_final, q_.v_layout, q_, plan_, 1, false, arena_)),
         out_(make_port(a.spikes, q_.out_layout, q_, plan_, q_.T, q_.pool, arena_)),
-        v_(arena_.take<S>(plan_.channel_block * plan_.tile_scalars)),
+        v_(arena_.take<S>(plan_.slots() * plan_.tile_scalars)),
         unpooled_(arena_.take<S>(plan_.tile_scalars)),
-        norm_(arena_.take<Affine<S>>(plan_.channel_block * q_.T)),
-        norm_residual_(arena_.take<Affine<S>>(plan_.channel_block * q_.T)),
+        norm_(arena_.take<Affine<S>>(plan_.slots() * q_.T)),
+        norm_residual_(arena_.take<Affine<S>>(plan_.slots() * q_.T)),
         step_(step_function<true, S>(charge_kind(q_), bool(residual_))) {}
 
   // One unit of a phase.
@@ -128,6 +128,7 @@ class Forward {
   void enter(int64_t block) {
     c0_ = block * plan_.channel_block;
     channels_ = smaller(plan_.channel_block, q_.C - c0_);
+    slots_ = channels_ / plan_.width();
   }
 
   void statistics(int64_t t) {
@@ -142,8 +143,8 @@ class Forward {
 
   // One part of the tiles of a block of channels.
   void tiles(int64_t part) {
-    affine_table(q_, a_.main, c0_, channels_, norm_);
-    if (residual_) affine_table(q_, a_.shortcut, c0_, channels_, norm_residual_);
+    affine_table(q_, plan_, a_.main, c0_, slots_, norm_);
+    if (residual_) affine_table(q_, plan_, a_.shortcut, c0_, slots_, norm_residual_);
     for (int64_t c = c0_; part == 0 && c < c0_ + channels_; ++c) {
       out_.view.clear_padding(c);
       if (v_final_) v_final_.view.clear_padding(c);
@@ -156,11 +157,11 @@ class Forward {
     const Span pooled = tiles_.pooled(s);
     const Mask<S> mask = first_lanes<S>(s.valid);
     const int64_t line = tiles_.line(s);
-    start_potential(v_init_, tiles_, s, mask, neuron_, c0_, channels_, plan_.tile_scalars, v_);
+    start_potential(v_init_, tiles_, s, mask, neuron_, c0_, slots_, plan_.tile_scalars, v_);
     for (int64_t t = 0; t < q_.T; ++t) {
       if (t < a_.main.steps) y_.load(t, s, c0_, channels_);
       if (residual_) residual_.load(t, s, c0_, channels_);
-      for (int64_t c = 0; c < channels_; ++c) {
+      for (int64_t c = 0; c < slots_; ++c) {
         const Ref<S> out = out_.at(t, pooled, c0_, c, tiles_.pooled_line(s));
         StepArgs<S> a;
         a.span = s;
@@ -182,7 +183,7 @@ class Forward {
 
   void finish_potential(const Span& s, const Mask<S>& mask) {
     const int64_t line = tiles_.line(s);
-    for (int64_t c = 0; c < channels_; ++c)
+    for (int64_t c = 0; c < slots_; ++c)
       copy_rows(Ref<S>{v_ + c * plan_.tile_scalars, line, kLanes}, v_final_.at(0, s, c0_, c, line), s, mask);
     v_final_.flush(0, s, c0_, channels_);
   }
@@ -197,7 +198,7 @@ class Forward {
   S *v_, *unpooled_;
   Affine<S>*norm_, *norm_residual_;
   StepFunction<S> step_;
-  int64_t c0_ = 0, channels_ = 0;
+  int64_t c0_ = 0, channels_ = 0, slots_ = 0;
 };
 
 }  // namespace SNN_SPARSE_ISA

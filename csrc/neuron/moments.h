@@ -58,10 +58,10 @@ inline void channel_sums(const S* y, int64_t pixels, int64_t C, int64_t channels
     }
 }
 
-// Moments of step t of channels [c0, c0 + channels), about the mean of the first sample's map: at most log2(B) bits cancel.
+// Moments of step t of channels [c0, c0 + channels), about the mean of the first pixels: at most log2(count / 64) bits cancel.
 template <class S>
 void channels_last_moments(const Problem& q, const S* x, int64_t t, int64_t c0, int64_t channels, Moments* result) {
-  const int64_t pixels = q.H * q.W, count = q.B * pixels;
+  const int64_t count = q.B * q.H * q.W, pixels = smaller<int64_t>(count, 64);
   const S* step = x + t * count * q.C + c0;  // a step is contiguous over samples and pixels
   S centre[kMaxChannelBlock] = {};
   double sum[kMaxChannelBlock] = {}, square[kMaxChannelBlock] = {};

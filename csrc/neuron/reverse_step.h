@@ -17,9 +17,9 @@ struct ReverseArgs {
   bool previous_is_h;
   S* grad_v;                     // compact rows, updated: dL/dv of this step -> of the step before
   Ref<S> grad_y, grad_residual;  // base null: not asked for
-  S scale_y, scale_residual;     // applied to dx on writing
+  Pack<S> scale_y, scale_residual;  // applied to dx on writing
   bool accumulate_y;             // add to grad_y: a static input serves every step
-  NormSums *sums, *sums_residual;  // null: no batch norm
+  NormSums *sums, *sums_residual;  // null: no batch norm; of one channel, or of as many as there are lanes
   double* grad_decay;            // null: not asked for
   Mask<S> mask;
   const Neuron<S>* neuron;
@@ -84,8 +84,8 @@ template <Charge K, Shape G, class S>
 inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, int64_t columns, int64_t first,
                         int64_t last, RunSums<S>& sums) {
   constexpr bool learnt = K == Charge::decay_mul || K == Charge::leak_mul || K == Charge::scale;
-  const Pack<S> mean(a.norm.mean), mean_residual(a.norm_residual.mean), zero(S(0));
-  const Pack<S> scale_y(a.scale_y), scale_residual(a.scale_residual);
+  const Pack<S> mean = a.norm.mean, mean_residual = a.norm_residual.mean, zero(S(0));
+  const Pack<S> scale_y = a.scale_y, scale_residual = a.scale_residual;
   const bool with_decay = learnt && a.grad_decay, with_norm = a.sums, with_residual_norm = a.sums_residual;
   for (int64_t i = first; i < last; ++i) {
     const int64_t at = (r * columns + i) * kLanes;
@@ -112,6 +112,18 @@ inline void reverse_run(const ReverseArgs<S>& a, const Neuron<S>& n, int64_t r, 
   }
 }
 
+// Adds to the sums of one channel, or (channels) of each lane's.
+inline void add_sums(NormSums* to, const Pack<double>& dx, const Pack<double>& dx_y, bool channels) {
+  if (!channels) {
+    *to = {to->dx + lane_sum(dx), to->dx_y + lane_sum(dx_y)};
+    return;
+  }
+  double first[kLanes], second[kLanes];
+  store(first, dx);
+  store(second, dx_y);
+  for (int l = 0; l < kLanes; ++l) to[l] = {to[l].dx + first[l], to[l].dx_y + second[l]};
+}
+
 template <Charge K, Shape G, class S>
 void reverse_step(const ReverseArgs<S>& args) {
   const ReverseArgs<S> a = args;  // local copies: the compiler knows that no store can change them
@@ -129,9 +141,9 @@ void reverse_step(const ReverseArgs<S>& args) {
       reverse_run<K, G>(a, n, r, columns, i, smaller(i + kSumVectors, columns), sums);
       total.add(sums);
     }
-  const double dx = lane_sum(total.dx);
-  if (a.sums) *a.sums = {a.sums->dx + dx, a.sums->dx_y + lane_sum(total.dx_y)};
-  if (a.sums_residual) *a.sums_residual = {a.sums_residual->dx + dx, a.sums_residual->dx_y + lane_sum(total.dx_residual)};
+  const bool channels = a.span.lanes == LaneKind::channels;
+  if (a.sums) add_sums(a.sums, total.dx, total.dx_y, channels);
+  if (a.sums_residual) add_sums(a.sums_residual, total.dx, total.dx_residual, channels);
   if (a.grad_decay) *a.grad_decay += lane_sum(total.decay);
 }
 

@@ -13,7 +13,7 @@ inline void pool_forward(const S* spikes, const Span& s, const Ref<S>& out) {
   for (int64_t r = 0; r + 2 <= s.rows; r += 2) {
     const S *top = spikes + r * line, *bottom = top + line;
     S* to = out.base + r / 2 * out.row;
-    if (s.samples) {
+    if (s.pixels_apart()) {
       for (int64_t i = 0; i + 2 <= s.columns; i += 2) {
         const Pack<S> a = maximum(load(top + i * kLanes), load(top + (i + 1) * kLanes));
         const Pack<S> b = maximum(load(bottom + i * kLanes), load(bottom + (i + 1) * kLanes));
@@ -31,7 +31,7 @@ inline void pool_forward(const S* spikes, const Span& s, const Ref<S>& out) {
 
 // h: compact potentials of the tile (a spike is h >= fires_at). to: compact gradient of the unpooled spikes.
 template <class S>
-inline void route_samples(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& fires_at, S* to) {
+inline void route_whole_pixels(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& fires_at, S* to) {
   const int64_t line = s.columns * kLanes;
   const Pack<S> zero(S(0));
   for (int64_t r = 0; r + 2 <= s.rows; r += 2)
@@ -71,10 +71,10 @@ inline void route_pixels(const S* h, const Span& s, const Ref<S>& grad, const Pa
 
 template <class S>
 inline void pool_backward(const S* h, const Span& s, const Ref<S>& grad, const Pack<S>& fires_at, S* to) {
-  const bool odd = s.rows % 2 || (s.samples && s.columns % 2);
+  const bool odd = s.rows % 2 || (s.pixels_apart() && s.columns % 2);
   if (odd) fill(to, s.rows * s.columns * kLanes, S(0));  // left-out rows and columns have no gradient
-  if (s.samples)
-    route_samples(h, s, grad, fires_at, to);
+  if (s.pixels_apart())
+    route_whole_pixels(h, s, grad, fires_at, to);
   else
     route_pixels(h, s, grad, fires_at, to);
 }

@@ -1,7 +1,7 @@
 // Addressing: where the scalars of a tile lie in any of the three layouts. Kernels only ever see Ref: rows of vectors.
 //
 // A tile is a run of whole rows of one map (or, lanes = pixels and no pooling, any run of pixels) for 8 samples (lanes =
-// samples) or for one sample (lanes = pixels). Where a layout already holds 8 lanes side by side a Ref points straight
+// samples) or for one sample (lanes = pixels or channels). Where a layout already holds 8 lanes side by side a Ref points straight
 // into the tensor; else the tile is transposed through scratch memory, for all channels of a block at once.
 #pragma once
 
@@ -24,32 +24,39 @@ inline bool seamless(const Ref<S>& r, int64_t columns) {
 }
 
 struct Span {
-  bool samples;
+  LaneKind lanes;
   int64_t sample;         // first sample
   int valid;              // lanes that hold something, 1..8
   int64_t pixel, pixels;  // run of pixels of the map
   int64_t row0, rows;     // the same in rows
   int64_t columns;        // vectors per row
   bool full() const { return valid == kLanes; }
+  bool pixels_apart() const { return lanes != LaneKind::pixels; }  // every vector belongs to one pixel
 };
 
 template <class S>
 class View {
  public:
   View() = default;
-  View(S* base, const Layout& layout, int64_t B, int64_t C, int64_t H, int64_t W, int64_t steps, bool samples)
-      : base_(base), kind_(layout.kind), samples_(samples), B_(B), C_(C), H_(H), W_(W), steps_(steps),
+  View(S* base, const Layout& layout, int64_t B, int64_t C, int64_t H, int64_t W, int64_t steps, LaneKind lanes)
+      : base_(base), kind_(layout.kind), lanes_(lanes), B_(B), C_(C), H_(H), W_(W), steps_(steps),
         V_(layout.vectors) {}
 
   explicit operator bool() const { return base_ != nullptr; }
 
   // True if a Ref can point straight into the tensor: for all tiles but those with a part of a vector; for this tile.
-  bool addressable() const { return kind_ == (samples_ ? LayoutKind::lanes : LayoutKind::nchw); }
-  bool direct(const Span& s) const { return addressable() && (samples_ || s.full()); }
+  bool addressable() const {
+    return kind_ == (lanes_ == LaneKind::samples    ? LayoutKind::lanes
+                     : lanes_ == LaneKind::channels ? LayoutKind::nhwc
+                                                    : LayoutKind::nchw);
+  }
+  bool direct(const Span& s) const { return addressable() && (lanes_ != LaneKind::pixels || s.full()); }
+  int64_t width() const { return lanes_ == LaneKind::channels ? kLanes : 1; }  // channels of a vector
 
   Ref<S> ref(int64_t t, const Span& s, int64_t c) const {
     if (kind_ == LayoutKind::lanes)
       return {lanes_at(t, s.sample / kLanes, c, s.row0, 0), W_ * kLanes * V_, kLanes * V_};
+    if (lanes_ == LaneKind::channels) return {plain_at(t, s.sample, c, s.pixel), W_ * C_, C_};
     return {plain_at(t, s.sample, c, s.pixel), W_, kLanes};
   }
 
@@ -73,17 +80,17 @@ class View {
 
   S* base_ = nullptr;
   LayoutKind kind_ = LayoutKind::nchw;
-  bool samples_ = false;
+  LaneKind lanes_ = LaneKind::pixels;
   int64_t B_ = 0, C_ = 0, H_ = 0, W_ = 0, steps_ = 0, V_ = 1;
 };
 
 template <class S>
 void View<S>::gather(int64_t t, const Span& s, int64_t c0, int64_t channels, S* to, int64_t channel_step) const {
   const int64_t image = C_ * H_ * W_;
-  if (samples_ && kind_ == LayoutKind::nchw) {
+  if (lanes_ == LaneKind::samples && kind_ == LayoutKind::nchw) {
     for (int64_t c = 0; c < channels; ++c)
       lanes_from_rows(plain_at(t, s.sample, c0 + c, s.pixel), image, s.valid, s.pixels, to + c * channel_step, kLanes);
-  } else if (samples_) {
+  } else if (lanes_ == LaneKind::samples) {
     for (int64_t p = 0; p < s.pixels; ++p)
       lanes_from_rows(plain_at(t, s.sample, c0, s.pixel + p), image, s.valid, channels, to + p * kLanes, channel_step);
   } else if (kind_ == LayoutKind::nhwc) {
@@ -103,10 +110,10 @@ template <class S>
 void View<S>::scatter(int64_t t, const Span& s, int64_t c0, int64_t channels, const S* from,
                       int64_t channel_step) const {
   const int64_t image = C_ * H_ * W_;
-  if (samples_ && kind_ == LayoutKind::nchw) {
+  if (lanes_ == LaneKind::samples && kind_ == LayoutKind::nchw) {
     for (int64_t c = 0; c < channels; ++c)
       rows_from_lanes(from + c * channel_step, kLanes, s.valid, s.pixels, plain_at(t, s.sample, c0 + c, s.pixel), image);
-  } else if (samples_) {
+  } else if (lanes_ == LaneKind::samples) {
     for (int64_t p = 0; p < s.pixels; ++p)
       rows_from_lanes(from + p * kLanes, channel_step, s.valid, channels, plain_at(t, s.sample, c0, s.pixel + p), image);
   } else if (kind_ == LayoutKind::nhwc) {
@@ -145,10 +152,10 @@ struct Port {
   void flush(int64_t t, const Span& s, int64_t c0, int64_t channels) const {
     if (!view.direct(s)) view.scatter(t, s, c0, channels, scratch + t * slot_step, channel_step);
   }
-  // Rows of channel c0 + c, after load or before flush. line: scalars of one row in scratch memory.
+  // Rows of vector c of the block behind channel c0, after load or before flush. line: scalars of one row in scratch memory.
   Ref<S> at(int64_t t, const Span& s, int64_t c0, int64_t c, int64_t line) const {
     if (!view.direct(s)) return {scratch + t * slot_step + c * channel_step, line, kLanes};
-    return view.ref(t, s, c0 + c);
+    return view.ref(t, s, c0 + c * view.width());
   }
 };
 

@@ -10,12 +10,13 @@ namespace SNN_SPARSE_ISA {
 class Tiles {
  public:
   Tiles(const Problem& q, const Plan& plan, bool whole_maps = false)
-      : q_(q), samples_(plan.samples), step_(whole_maps ? q.H * q.W : plan.tile_pixels) {
-    flat_ = !plan.samples && !q.pool;
+      : q_(q), lanes_(plan.lanes), step_(whole_maps ? q.H * q.W : plan.tile_pixels) {
+    flat_ = plan.lanes == LaneKind::pixels && !q.pool;
     const int64_t pixels = q.H * q.W;
     full_ = flat_ ? pixels / kLanes * kLanes : pixels;
     per_map_ = (full_ + step_ - 1) / step_ + (full_ < pixels ? 1 : 0);
-    groups_ = samples_ ? (q.B + kLanes - 1) / kLanes : q.B;
+    const bool samples = lanes_ == LaneKind::samples;
+    groups_ = samples ? (q.B + kLanes - 1) / kLanes : q.B;
   }
 
   int64_t count() const { return groups_ * per_map_; }
@@ -27,14 +28,15 @@ class Tiles {
     const int64_t begin = smaller(pixel, full_);  // the last tile of a flat map holds the pixels behind full_
     const int64_t end = begin < full_ ? smaller(begin + step_, full_) : q_.H * q_.W;
     Span s;
-    s.samples = samples_;
-    s.sample = samples_ ? group * kLanes : group;
-    s.valid = samples_ ? int(smaller<int64_t>(kLanes, q_.B - s.sample)) : int(smaller<int64_t>(kLanes, end - begin));
+    s.lanes = lanes_;
+    s.sample = lanes_ == LaneKind::samples ? group * kLanes : group;
+    const int64_t used = lanes_ == LaneKind::samples ? q_.B - s.sample : lanes_ == LaneKind::pixels ? end - begin : kLanes;
+    s.valid = int(smaller<int64_t>(kLanes, used));
     s.pixel = begin;
     s.pixels = end - begin;
     s.row0 = flat_ ? 0 : begin / q_.W;
     s.rows = flat_ ? 1 : s.pixels / q_.W;
-    s.columns = flat_ ? (s.pixels + kLanes - 1) / kLanes : samples_ ? q_.W : q_.W / kLanes;
+    s.columns = flat_ ? (s.pixels + kLanes - 1) / kLanes : lanes_ != LaneKind::pixels ? q_.W : q_.W / kLanes;
     return s;
   }
 
@@ -46,19 +48,20 @@ class Tiles {
     p.rows = s.rows / 2;
     p.pixel = p.row0 * (q_.W / 2);
     p.pixels = p.rows * (q_.W / 2);
-    p.columns = s.samples ? q_.W / 2 : 0;  // pooled pixels are addressed one by one
+    p.columns = s.pixels_apart() ? q_.W / 2 : 0;  // pooled pixels are addressed one by one
     return p;
   }
 
   // Scalars of one row of a tile in scratch memory.
   int64_t line(const Span& s) const { return s.columns * kLanes; }
   int64_t pooled_line(const Span& s) const {
-    return !q_.pool ? line(s) : q_.W / 2 * (s.samples ? kLanes : 1);
+    return !q_.pool ? line(s) : q_.W / 2 * (s.pixels_apart() ? kLanes : 1);
   }
 
  private:
   const Problem& q_;
-  bool samples_, flat_;
+  LaneKind lanes_;
+  bool flat_;
   int64_t step_, full_, per_map_, groups_;
 };
 
@@ -83,10 +86,10 @@ inline Port<S> make_port(S* base, const Layout& layout, const Problem& q, const 
   Port<S> port;
   if (!base) return port;
   const int64_t H = pooled ? q.H / 2 : q.H, W = pooled ? q.W / 2 : q.W;
-  port.view = View<S>(base, layout, q.B, q.C, H, W, steps, plan.samples);
+  port.view = View<S>(base, layout, q.B, q.C, H, W, steps, plan.lanes);
   port.channel_step = plan.tile_scalars;
-  port.slot_step = keep_steps ? plan.channel_block * plan.tile_scalars : 0;
-  port.scratch = arena.take<S>(plan.channel_block * plan.tile_scalars * (keep_steps ? steps : 1));
+  port.slot_step = keep_steps ? plan.slots() * plan.tile_scalars : 0;
+  port.scratch = arena.take<S>(plan.slots() * plan.tile_scalars * (keep_steps ? steps : 1));
   return port;
 }
 

@@ -68,15 +68,22 @@ enum class Phase : int {
   gradient     // backward; unit: block * T + step
 };
 
+// What the 8 lanes of a vector are: neighbouring pixels of one sample, samples, or channels.
+enum class LaneKind : int { pixels, samples, channels };
+
 // How the work is cut up: made once a call, the same whatever the number of threads.
 struct Plan {
-  bool samples;           // the 8 lanes of a vector are samples (else neighbouring pixels of one sample)
+  LaneKind lanes;
   int64_t channel_block;  // channels handled together: more than one where a cache line holds several channels
   int64_t blocks;
   int64_t parts;          // of the tiles of a block; one: every block is done in one go
   int64_t tile_pixels;    // pixels of one tile (whole rows, unless the map is treated as one long row)
   int64_t tile_scalars;   // room for one channel of one tile
   int64_t workspace;      // bytes a worker needs
+
+  // Channels of a vector, and vectors that hold a pixel of a whole block.
+  __attribute__((always_inline)) int64_t width() const { return lanes == LaneKind::channels ? kLanes : 1; }
+  __attribute__((always_inline)) int64_t slots() const { return channel_block / width(); }
 };
 
 template <class S>
@@ -99,7 +106,7 @@ struct BackwardArgs : NeuronArgs<S> {
   const S *grad_spikes, *grad_v_final;
   S* grad_v_init;      // null: not asked for
   double* grad_decay;  // [parts, C] partial sums; null: not asked for
-  NormSums* sums;      // [2 branches, parts, C, T], scratch
+  NormSums* sums;      // [2 branches, parts, T, C], scratch
 };
 
 // Each call handles units [first, last) of a phase.
