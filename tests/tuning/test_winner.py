@@ -170,6 +170,6 @@ def test_descriptions():
     assert Winner((1.0,), (1.0,)).describe() == "dense nchw"
     assert LIVE.describe() == "live V=3 block=16 rows pack"
     assert Winner((1.0,), (1.0,), MemoryFormat("lanes", 1), LiveConfiguration()).describe() == "live V=1 block=all"
-    assert SPIKES.describe() == "spikes: output"
+    assert SPIKES.describe() == "spikes: output; Winograd: input gradient"
     assert TILES.describe() == "block 64x32x32, dense, union 16x16x32 reordered by pixel"
     assert Winner((1.0,) * 4, (1.0,) * 4, NCHW).describe() == "dense nchw"

@@ -109,6 +109,18 @@ def test_every_conversion(inside, outside, shape, pool):
     check(Case(shape, pool=pool, formats=formats, residual="per_step", v=True, grad_v=True))
 
 
+@pytest.mark.parametrize(
+    ("shape", "pool"), [((3, 3, 72, 5, 4), True), ((2, 5, 8, 6, 3), True), ((4, 2, 136, 3, 2), False)]
+)
+@pytest.mark.parametrize("norm", [None, "per_step", "pooled"])
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_vector_of_channels(shape, pool, norm, constant):
+    """Where all maps are channels last and channels fill whole vectors, one is eight channels of a pixel."""
+    case = Case(shape, constant, norm, pool=pool, formats=(NHWC,) * 4, v=True, grad_v=True)
+    check(case)
+    check(replace(case, residual="per_step", frozen=constant, neuron=NeuronSpec("plif")))
+
+
 @pytest.mark.parametrize("pooled", ["per_step", "pooled"])
 def test_a_bias_that_was_left_out_reaches_the_running_mean_only(pooled):
     case = Case((3, 4, 5, 3, 3), norm=pooled, shift=True)
@@ -130,9 +142,10 @@ neurons = st.builds(
     st.sampled_from([1.0, 0.4]),
     st.sampled_from([0.8, 1.0, 0.0]),
 )
+channels = st.one_of(st.integers(1, 19), st.sampled_from([8, 16, 72]))
 cases = st.builds(
     Case,
-    shape=st.tuples(st.integers(1, 8), st.integers(1, 17), st.integers(1, 19), st.integers(1, 9), st.integers(1, 9)),
+    shape=st.tuples(st.integers(1, 8), st.integers(1, 17), channels, st.integers(1, 9), st.integers(1, 9)),
     constant=st.booleans(),
     norm=st.sampled_from([None, "per_step", "pooled"]),
     frozen=st.booleans(),
@@ -145,7 +158,7 @@ cases = st.builds(
     v=st.booleans(),
     grad_v=st.booleans(),
     pool=st.booleans(),
-    formats=st.tuples(formats, formats, formats, st.sampled_from([NCHW, NHWC])),
+    formats=st.one_of(st.just((NHWC,) * 4), st.tuples(formats, formats, formats, st.sampled_from([NCHW, NHWC]))),
     seed=st.integers(0, 2**20),
 )
 
