@@ -9,11 +9,14 @@ from pathlib import Path
 from benchmarks.floor import FLOOR
 from benchmarks.kernel_classes import CLASSES
 from benchmarks.projection import PUBLISHED_CASE, PUBLISHED_HOURS
+from benchmarks.publish_spikes import spikes_plot, spikes_tables
 from benchmarks.rows import RESULTS, SKIPPED, Row, read
 
 ROOT = Path(__file__).resolve().parents[1]
-README, FUSING, ALL = (ROOT / name for name in ("README.md", "docs/fusing.md", "docs/benchmarks.md"))
-PICTURE = ROOT / "docs" / "images" / "train-step.png"
+README, FUSING, ALL, KERNELS = (
+    ROOT / name for name in ("README.md", "docs/fusing.md", "docs/benchmarks.md", "docs/kernels.md")
+)
+PICTURE, WAYS = (ROOT / "docs" / "images" / name for name in ("train-step.png", "spikes.png"))
 # The first table and picture that somebody sees: this case, and of its providers those without "uniform".
 NARROW = 5.4  # inches: the letters are readable on a telephone
 FIRST_CASE, FIRST_DEVICE = "train-step vgg16 3x32x32 T=5 batch 16", "threads"
@@ -183,6 +186,7 @@ def publish() -> None:
     PICTURE.write_bytes(plot(first_rows(rows), NARROW))
     (RESULTS / "train-step.png").write_bytes(plot(read(RESULTS / "train-step.jsonl")))
     publish_fusing()
+    publish_spikes()
 
 
 def _fusing_line(case: str, found: Found) -> list[str]:
@@ -220,3 +224,10 @@ def fusing_table(rows: list[Row]) -> str:
 def publish_fusing() -> None:
     """Write the table of ``docs/fusing.md``."""
     FUSING.write_text(with_tables(FUSING.read_text(), fusing_table(read(RESULTS / "fusing.jsonl"))))
+
+
+def publish_spikes() -> None:
+    """Write the tables and the plot of ``docs/kernels.md``."""
+    rows = read(RESULTS / "spikes.jsonl")
+    KERNELS.write_text(with_tables(KERNELS.read_text(), spikes_tables(rows)))
+    WAYS.write_bytes(spikes_plot(rows))

@@ -1,4 +1,7 @@
-"""A convolution of spikes on a CPU, by layer and firing rate: dense, from spikes, at live weights, each direction."""
+"""A convolution of spikes on a CPU, by layer and firing rate, each direction by itself.
+
+Dense, from spikes (the input's gradient by Winograd), at live weights.
+"""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -37,7 +40,7 @@ def configured(provider: str, g: ConvGeometry) -> tuple[MemoryFormat, LayerConfi
     if provider in DENSE:
         return (NCHW if provider == "dense nchw" else NHWC), LayerConfiguration()
     if provider == SPIKES:
-        return NHWC, LayerConfiguration.of_spikes(None, SpikeConfiguration())
+        return NHWC, LayerConfiguration.of_spikes(None, SpikeConfiguration(grad_input=True))
     density = 1 - float(provider.split()[1]) / 100
     keep = torch.rand(g.weight_shape) < density
     live = next(iter(candidates(g, density)), LiveConfiguration())
