@@ -101,6 +101,8 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
     flag(parser, "like", metavar="RUN", help="for --method random: the run or ticket whose layer densities to copy")
     add_data_flags(parser, "digits")
+    text = "train on so many of the training images, always the same ones (default all)"
+    flag(parser, "train_images", type=int, help=text)
     _add_network_flags(parser)
     _add_training_flags(parser)
     _add_pruning_flags(parser)
@@ -113,6 +115,8 @@ def _add_network_flags(parser: argparse.ArgumentParser) -> None:
         "--arch", choices=ARCHITECTURES, metavar="NAME", help=f"{listed} (default vgg16; vgg_small for digits)"
     )
     flag(group, "timestep", type=int, default=5, help="timesteps T (default 5)")
+    text = "factor of the numbers of channels, each to a multiple of 8 (default 1, as published)"
+    group.add_argument("--width", type=float, default=1.0, metavar="N", help=text)
     group.add_argument("--neuron", default="lif", choices=("lif", "if", "plif", "relu"), help="default lif")
     flag(
         group,

@@ -118,7 +118,8 @@ def _join(args: argparse.Namespace, settings: Any) -> tuple[Any, Any]:
     group = Group.from_environment(settings.device)
     if args.download:
         group.on_first(lambda: common.load_data(args, settings.dataset, settings.timestep) and None)
-    return group, common.load_data(args, settings.dataset, settings.timestep)
+    data = common.load_data(args, settings.dataset, settings.timestep)
+    return group, data if settings.train_images is None else data.fewer(settings.train_images)
 
 
 def default_out(experiment: str, settings: Any) -> str:

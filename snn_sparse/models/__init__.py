@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from snn_sparse.models.base import SpikingNetwork
+from snn_sparse.models.base import SpikingNetwork, check_width, scale_channels
 from snn_sparse.models.resnet import ResNet19
 from snn_sparse.models.vgg import VGG, VGG_LAYERS
 from snn_sparse.nn import NEURONS, make_neuron
@@ -14,7 +14,7 @@ from snn_sparse.specs import BatchNormStatistics, check_kind, check_statistics
 
 ARCHITECTURES: tuple[str, ...] = (*VGG_LAYERS, "resnet19")
 
-__all__ = ["ARCHITECTURES", "VGG", "VGG_LAYERS", "ResNet19", "SpikingNetwork", "build_model"]
+__all__ = ["ARCHITECTURES", "VGG", "VGG_LAYERS", "ResNet19", "SpikingNetwork", "build_model", "check_width"]
 
 
 def build_model(
@@ -26,6 +26,7 @@ def build_model(
     neuron: str = "lif",
     neuron_options: dict[str, Any] | None = None,
     bn_statistics: BatchNormStatistics = "per_step",
+    width: float = 1.0,
 ) -> SpikingNetwork:
     """Build a network by name, freshly initialised from torch's global random generator.
 
@@ -37,6 +38,8 @@ def build_model(
         neuron: ``lif``, ``if``, ``plif``, ``leaky``, or ``relu`` (the conventional network of the same shape).
         neuron_options: arguments of the neuron, such as ``{"tau": 2.0, "surrogate": "sigmoid"}``.
         bn_statistics: ``per_step`` (published) or ``pooled``.
+        width: factor of all numbers of channels (of ResNet19 also of its hidden ``Linear``), above 0; each becomes the
+            nearest multiple of 8, at least 8. 1 (published) changes none.
 
     Raises:
         ValueError: unknown name or number out of range. TypeError: an argument of the wrong type.
@@ -50,15 +53,16 @@ def build_model(
     options = dict(neuron_options or {})
     if "surrogate" in options:  # as a record that JSON can hold, since `config` goes into ticket files
         options["surrogate"] = surrogate_config(as_surrogate(options["surrogate"]))
-    statistics = check_statistics(bn_statistics)
+    statistics, width = check_statistics(bn_statistics), check_width(width)
 
     def one_neuron() -> nn.Module:
         return make_neuron(neuron, **options)
 
     if arch == "resnet19":
-        model: SpikingNetwork = ResNet19(num_classes, in_channels, timesteps, one_neuron, statistics)
+        model: SpikingNetwork = ResNet19(num_classes, in_channels, timesteps, one_neuron, statistics, width)
     else:
-        model = VGG(VGG_LAYERS[arch], num_classes, in_channels, timesteps, one_neuron, statistics)
+        layers = tuple(scale_channels(channels, width) if channels else 0 for channels in VGG_LAYERS[arch])
+        model = VGG(layers, num_classes, in_channels, timesteps, one_neuron, statistics)
     model.config = {
         "arch": arch,
         "num_classes": num_classes,
@@ -67,5 +71,6 @@ def build_model(
         "neuron": neuron,
         "neuron_options": options,
         "bn_statistics": statistics,
+        "width": width,
     }
     return model

@@ -1,12 +1,17 @@
 """Base of the networks: the time axis of their input and the record of how they were built."""
 
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
 NeuronFactory = Callable[[], nn.Module]
+
+MOST_WIDTH = 16.0  # ResNet19 has 3 billion weights then; more is a slip, or an attack on the memory
+CHANNEL_STEP = 8  # scaled numbers of channels are multiples of it: what vectors and matrix units take at once
 
 
 def check_positive(name: str, value: Any) -> int:
@@ -20,6 +25,24 @@ def check_positive(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
     return value
+
+
+def check_width(width: Any) -> float:
+    """``width`` as a float if it is a factor that numbers of channels can be scaled by.
+
+    Raises:
+        TypeError: no number. ValueError: not above 0, or above :data:`MOST_WIDTH`.
+    """
+    if isinstance(width, bool) or not isinstance(width, Real):
+        raise TypeError(f"width must be a number, got {width!r}")
+    if not (math.isfinite(width) and 0 < width <= MOST_WIDTH):
+        raise ValueError(f"width must lie above 0 and at most at {MOST_WIDTH:g}, got {width}")
+    return float(width)
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """``channels`` times ``width``, to the nearest multiple of 8 (halves go up) and at least 8."""
+    return max(CHANNEL_STEP, CHANNEL_STEP * math.floor(channels * width / CHANNEL_STEP + 0.5))
 
 
 class SpikingNetwork(nn.Module):

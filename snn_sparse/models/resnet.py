@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from snn_sparse.models.base import NeuronFactory, SpikingNetwork, check_positive
+from snn_sparse.models.base import NeuronFactory, SpikingNetwork, check_positive, scale_channels
 from snn_sparse.nn import BatchNorm2d, Conv2d
 from snn_sparse.specs import BatchNormStatistics
 
@@ -50,6 +50,7 @@ class ResNet19(SpikingNetwork):
         timesteps: T of a constant image.
         make_neuron: makes one neuron layer.
         bn_statistics: ``per_step`` or ``pooled``.
+        width: factor of all numbers of channels and of the hidden ``Linear``, as :func:`scale_channels` rounds them.
     """
 
     def __init__(
@@ -59,23 +60,25 @@ class ResNet19(SpikingNetwork):
         timesteps: int,
         make_neuron: NeuronFactory,
         bn_statistics: BatchNormStatistics = "per_step",
+        width: float = 1.0,
     ) -> None:
         super().__init__(in_channels, timesteps)
-        self.conv1 = _conv(in_channels, 64, 3, 1)
-        self.bn1 = BatchNorm2d(64, bn_statistics=bn_statistics)
+        c64, c128, c256, c512 = (scale_channels(channels, width) for channels in (64, 128, 256, 512))
+        self.conv1 = _conv(in_channels, c64, 3, 1)
+        self.bn1 = BatchNorm2d(c64, bn_statistics=bn_statistics)
         self.lif_input = make_neuron()
 
-        def stage(channels: int, width: int, blocks: int) -> nn.Sequential:
-            first = BasicBlock(channels, width, 2, make_neuron, bn_statistics)
-            rest = (BasicBlock(width, width, 1, make_neuron, bn_statistics) for _ in range(blocks - 1))
+        def stage(before: int, channels: int, blocks: int) -> nn.Sequential:
+            first = BasicBlock(before, channels, 2, make_neuron, bn_statistics)
+            rest = (BasicBlock(channels, channels, 1, make_neuron, bn_statistics) for _ in range(blocks - 1))
             return nn.Sequential(first, *rest)
 
-        self.layer1 = stage(64, 128, 3)
-        self.layer2 = stage(128, 256, 3)
-        self.layer3 = stage(256, 512, 2)
-        self.fc1 = nn.Linear(512, 256)
+        self.layer1 = stage(c64, c128, 3)
+        self.layer2 = stage(c128, c256, 3)
+        self.layer3 = stage(c256, c512, 2)
+        self.fc1 = nn.Linear(c512, c256)
         self.lif_fc = make_neuron()
-        self.fc2 = nn.Linear(256, check_positive("num_classes", num_classes))
+        self.fc2 = nn.Linear(c256, check_positive("num_classes", num_classes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``[T, N, K]``.

@@ -11,6 +11,7 @@ from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.tickets.search import Search, rewind, run_directory_of, snapshot
 from snn_sparse.tickets.settings import SPARSITIES
 from snn_sparse.tickets.ticket import Ticket
+from snn_sparse.tickets.ticket_header import complete_config
 
 
 def random_tickets(search: Search) -> None:
@@ -31,7 +32,7 @@ def random_tickets(search: Search) -> None:
     for ticket in tickets:
         if not {"level", "epochs"} <= ticket.meta.keys():
             raise ValueError(f"like {like} is a ticket from no search of snn-sparse: its meta has no level or epochs")
-        if {**ticket.config, "timesteps": 0} != {**model.config, "timesteps": 0}:
+        if {**complete_config(ticket.config), "timesteps": 0} != {**model.config, "timesteps": 0}:
             raise ValueError(f"like {like} is a ticket of another network: {ticket.config}")
     search.planned_epochs = sum(int(t.meta["epochs"]) for t in tickets)
     for ticket in tickets:

@@ -52,6 +52,7 @@ def check_trainable(ticket: Ticket, settings: Settings, data: Dataset) -> None:
         "num_classes": data.num_classes,
         "in_channels": data.in_channels,
         "neuron": settings.neuron,
+        "width": settings.width,
     }
     try:
         check_network(config, ticket.mask, {"rewind": ticket.state("rewind")})

@@ -118,6 +118,7 @@ class Search:
                 s.timestep,
                 neuron=s.neuron,
                 bn_statistics=s.bn_statistics,  # type: ignore[arg-type]
+                width=s.width,
             )
         model = model.to(s.device)
         if torch.device(s.device).type == "cuda":

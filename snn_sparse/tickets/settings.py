@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from snn_sparse.models import ARCHITECTURES
+from snn_sparse.models import ARCHITECTURES, check_width
 from snn_sparse.specs import check_statistics
 from snn_sparse.tickets.pruning import PruningScope
 from snn_sparse.training.optim import OptimizerName, SchedulerName
@@ -34,6 +34,8 @@ class Settings:
     Attributes:
         method: one of :data:`METHODS`, or ``train``: a ticket trained again.
         arch, dataset: names of the network and the data.
+        width: factor of the network's numbers of channels, see :func:`snn_sparse.build_model`.
+        train_images: so many of the training images, see :meth:`snn_sparse.training.Dataset.fewer`; None: all.
         timestep: T.
         batch_size: images a step.
         end_iter: epochs of level 0 (IMP) or of each of the two trainings (EB).
@@ -85,6 +87,8 @@ class Settings:
     sync_statistics: bool = False
     deterministic: bool = False
     like: str | None = None
+    width: float = 1.0
+    train_images: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -100,6 +104,7 @@ class Settings:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(allowed)}")
         check_statistics(self.bn_statistics)
+        check_width(self.width)
         for name in ("timestep", "batch_size", "end_iter", "prune_iterations", "round", "valid_freq"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -116,6 +121,8 @@ class Settings:
         for name in ("learning_rate", "early_time_threshold"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
+        if self.train_images is not None and self.train_images < 2:
+            raise ValueError(f"train_images must be at least 2, for batch norm, got {self.train_images}")
         for name in ("momentum", "weight_decay"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):

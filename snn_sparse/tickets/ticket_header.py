@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Literal, get_args
 
-from snn_sparse.models import ARCHITECTURES, build_model
+from snn_sparse.models import ARCHITECTURES, build_model, check_width
 from snn_sparse.nn import NEURONS
 from snn_sparse.specs import BatchNormStatistics
 from snn_sparse.tickets.settings import MOST_TIMESTEPS
@@ -27,6 +27,7 @@ _FIELDS = {
     FORMATS[0]: {"format", "config", "meta", "shapes"},
     FORMATS[1]: {"format", "config", "meta", "shapes", "layers", "digest", "checksum"},
 }
+_YOUNGER = ("width",)  # arguments that files of an earlier version do not have: their default is what those mean
 _DEFAULTS = {name: p.default for name, p in signature(build_model).parameters.items()}
 # The largest numbers that a network is described with. ImageNet-21k has 21,841 classes, and no image a million
 # channels. More is damage, or an attack on the memory.
@@ -123,7 +124,7 @@ def check_config(config: Mapping[str, Any], complete: bool = True) -> None:
 
     Args:
         config: by name.
-        complete: whether all must be there, or ``arch`` only.
+        complete: whether all must be there that the first version knew, or ``arch`` only.
 
     Raises:
         ValueError: an argument is unknown, missing, of the wrong type or out of range; named.
@@ -135,13 +136,18 @@ def check_config(config: Mapping[str, Any], complete: bool = True) -> None:
     for name in _DEFAULTS:
         if name in config:
             _check_argument(name, config[name])
-        elif complete or name == "arch":
+        elif (complete and name not in _YOUNGER) or name == "arch":
             raise ValueError(f"config.{name} is missing")
 
 
 def _check_argument(name: str, value: Any) -> None:
     if name in _MOST:
         _check_integer(f"config.{name}", value, 1, _MOST[name])
+    elif name == "width":
+        try:
+            check_width(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"config.{error}") from None
     elif name in _CHOICES:
         if value not in _CHOICES[name]:
             raise ValueError(f"config.{name} must be one of {', '.join(_CHOICES[name])}, got {short(value)}")

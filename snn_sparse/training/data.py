@@ -224,6 +224,20 @@ class Dataset:
         """T of the sequences; None for images, which a network repeats as often as its own T says."""
         return self.train.timesteps
 
+    def fewer(self, train_images: int) -> "Dataset":
+        """The same test split beside so many of the training images, drawn once for all: always the same ones.
+
+        Raises:
+            ValueError: ``train_images`` below 1, or more than there are.
+        """
+        there = len(self.train)
+        if not 1 <= train_images <= there:
+            raise ValueError(f"train_images must lie between 1 and the {there} of {self.name}, got {train_images}")
+        drawn = torch.randperm(there, generator=torch.Generator().manual_seed(0))[:train_images].sort().values
+        drawn, t = drawn.to(self.train.images.device), self.train
+        train = ImageSet(t.images[drawn], t.labels[drawn], t.mean, t.std)
+        return Dataset(self.name, train, self.test, self.num_classes, self.augmentation)
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data on another device."""
         return Dataset(self.name, self.train.to(device), self.test.to(device), self.num_classes, self.augmentation)
