@@ -93,7 +93,7 @@ def run_to_the_end(search: Any, title: str, action: Callable[[], None]) -> None:
 def run_search_command(args: argparse.Namespace) -> None:
     """Run ``snn-sparse search``: find tickets, or go on with a search that was stopped."""
     from snn_sparse.tickets.drivers import run_search
-    from snn_sparse.tickets.settings import METHODS, Settings
+    from snn_sparse.tickets.settings import METHODS, Settings, data_name, network_name
 
     def prepare() -> tuple[Any, Path]:
         common.follow_up(args)
@@ -107,8 +107,8 @@ def run_search_command(args: argparse.Namespace) -> None:
 
     search, out = common.checked(prepare)
     s = search.settings
-    title = f"{s.method}: {METHODS[s.method]}\n{s.arch} on {s.dataset}, T = {s.timestep}, {s.device}, in {out}"
-    run_to_the_end(search, title, lambda: run_search(search))
+    what = f"{network_name(s.as_dict())} on {data_name(s.as_dict())}, T = {s.timestep}, {s.device}, in {out}"
+    run_to_the_end(search, f"{s.method}: {METHODS[s.method]}\n{what}", lambda: run_search(search))
 
 
 def _join(args: argparse.Namespace, settings: Any) -> tuple[Any, Any]:

@@ -21,6 +21,7 @@ def add_commands(commands: Any) -> None:
 def evaluate_command(args: argparse.Namespace) -> None:
     """Run ``snn-sparse evaluate``: test accuracy of a ticket; data and precision default to those of its search."""
     from snn_sparse.fusion import fuse
+    from snn_sparse.tickets.settings import network_name
     from snn_sparse.training import evaluate
     from snn_sparse.training.step import PRECISIONS
 
@@ -52,7 +53,7 @@ def evaluate_command(args: argparse.Namespace) -> None:
         print(f"snn-sparse: warning: evaluated on {dataset}, but the ticket is of {searched}", file=sys.stderr)
     accuracy = evaluate(model, data.test, dtype=PRECISIONS[precision])
     print(
-        f"{ticket.config['arch']} on {data.name}, {ticket.mask.sparsity:.2f} % pruned, "
+        f"{network_name(ticket.config)} on {data.name}, {ticket.mask.sparsity:.2f} % pruned, "
         f"T = {model.timesteps}: test accuracy {accuracy:.2f} %"
     )
     if args.profile:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -33,9 +32,9 @@ def check_width(width: Any) -> float:
     Raises:
         TypeError: no number. ValueError: not above 0, or above :data:`MOST_WIDTH`.
     """
-    if isinstance(width, bool) or not isinstance(width, Real):
+    if isinstance(width, bool) or not isinstance(width, int | float):
         raise TypeError(f"width must be a number, got {width!r}")
-    if not (math.isfinite(width) and 0 < width <= MOST_WIDTH):
+    if not 0 < width <= MOST_WIDTH:
         raise ValueError(f"width must lie above 0 and at most at {MOST_WIDTH:g}, got {width}")
     return float(width)
 

@@ -12,6 +12,7 @@ from snn_sparse.reports.groups import Report, by_label
 from snn_sparse.reports.plots import PLOTS, draw, draw_svg
 from snn_sparse.reports.story import BEST_HEADER, COST_HEADER, WHAT_A_TICKET_IS, best_rows, cost_rows, sentences
 from snn_sparse.reports.summary import unfinished
+from snn_sparse.tickets.settings import data_name, network_name
 from snn_sparse.training.files import write_atomic
 from snn_sparse.training.profile_rows import PROFILE_HEADER, profile_notes, profile_section
 
@@ -56,6 +57,7 @@ def render(reports: list[Report], plots: dict[str, tuple[str, str]]) -> str:
         reports=[(label, report) for label, group in by_label(reports).items() for report in group],
         kept_together=kept_together,
         unique=lambda key: ", ".join(dict.fromkeys(str(report[key]) for report in reports)),
+        title="Winning tickets: {} on {}".format(*(", ".join(names) for names in _names(reports))),
         ticket=WHAT_A_TICKET_IS,
         unfinished=unfinished(reports),
         problems=problems(reports),
@@ -79,11 +81,18 @@ def kept_together(text: str) -> str:
     return re.sub(r"(?<=\d) (?=(?:%|s)(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
+def _names(reports: list[Report]) -> tuple[dict[str, None], dict[str, None]]:
+    """Names of the networks, and of the data, each once and in the order of the reports."""
+    settings = [report["settings"] for report in reports]
+    return dict.fromkeys(map(network_name, settings)), dict.fromkeys(map(data_name, settings))
+
+
 def problems(reports: list[Report]) -> list[dict[str, Any]]:
     """For each network and data set, which alone can be compared: title, sentences, and rows of the two tables."""
     found: dict[str, list[Report]] = {}
     for report in reports:
-        found.setdefault(f"{report['arch']} on {report['dataset']}", []).append(report)
+        network, data = network_name(report["settings"]), data_name(report["settings"])
+        found.setdefault(f"{network} on {data}", []).append(report)
     return [
         {"title": title, "sentences": sentences(own), "best": best_rows(own), "cost": cost_rows(own)}
         for title, own in found.items()

@@ -8,6 +8,7 @@ from typing import Any
 from snn_sparse.reports.compare import Point, duration, mean_and_deviation, mean_seconds, points
 from snn_sparse.reports.groups import Report, by_label
 from snn_sparse.reports.summary import NO_SEARCH
+from snn_sparse.tickets.settings import Settings
 
 WHAT_A_TICKET_IS = (
     "A ticket is a network with most of its weights pruned, together with early values of the weights that are left: "
@@ -15,7 +16,10 @@ WHAT_A_TICKET_IS = (
 )
 SAME_LEFT = 1.25  # sparsities are compared where the weights left differ by less than this factor
 CLOSE = 1.0  # points of accuracy within which a ticket counts as good as the dense network
-SAME_WORK = ("arch", "dataset", "timestep", "device", "backend", "batch_size", "end_iter", "precision")
+SAME_WORK = (
+    *("arch", "width", "dataset", "train_images", "timestep"),
+    *("device", "backend", "batch_size", "end_iter", "precision"),
+)
 BEST_HEADER = ("pruned", "best", "accuracy", "others")
 COST_HEADER = ("method", "epochs", "time", "operations, of dense", "energy, of dense")
 
@@ -99,7 +103,8 @@ def baseline(group: list[Report], reports: list[Report]) -> list[Report]:
 
 
 def _work(report: Report) -> list[Any]:
-    return [report["settings"].get(key) for key in SAME_WORK]
+    settings = Settings().as_dict() | report["settings"]  # an older run knew fewer
+    return [settings[key] for key in SAME_WORK]
 
 
 def less(value: float, than: float, word: str) -> str:

@@ -1,6 +1,7 @@
 """Settings of a search, under the names of the published scripts, and their checks."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -25,6 +26,18 @@ SPARSITIES = (0.0, 25.04, 43.71, 57.76, 68.3, 76.2, 82.13, 86.58, 89.91, 92.41, 
 
 
 MOST_TIMESTEPS = 1000  # a second at a millisecond each; more is damage, or an attack on the memory
+
+
+def network_name(settings: Mapping[str, Any]) -> str:
+    """Name of the network that settings (or a ticket's ``config``) ask for: ``vgg16``, ``vgg16 width 0.25``."""
+    width = settings.get("width", 1.0)  # a run of an earlier version has none
+    return str(settings["arch"]) if width == 1 else f"{settings['arch']} width {width:g}"
+
+
+def data_name(settings: Mapping[str, Any]) -> str:
+    """Name of the data that settings ask for: ``fmnist``, ``fmnist (4000 images)``."""
+    images = settings.get("train_images")
+    return str(settings["dataset"]) if images is None else f"{settings['dataset']} ({images} images)"
 
 
 @dataclass(frozen=True)

@@ -185,9 +185,10 @@ def test_numbers_keep_their_units():
 
 
 def test_networks_and_data_sets_have_parts_of_their_own(reports):
-    other = [{**report, "arch": "vgg16"} for report in reports]
+    other = [{**report, "settings": {**report["settings"], "arch": "vgg16", "width": 0.5}} for report in reports]
     page = render([*reports, *other], {})
-    assert re.findall(r"<h2>(vgg.*?)</h2>", page) == ["vgg_small on digits", "vgg16 on digits"]
+    assert re.findall(r"<h2>(vgg.*?)</h2>", page) == ["vgg_small on digits", "vgg16 width 0.5 on digits"]
+    assert "<h1>Winning tickets: vgg_small, vgg16 width 0.5 on digits</h1>" in page
     best, other_best, cost, other_cost, *_ = cells(page)
     assert (best, cost) == (other_best, other_cost)  # each as if alone, though the labels of the whole name the network
 
@@ -200,7 +201,7 @@ def test_page_lists_settings_and_environment(tmp_path):
     listed = re.search(r"Settings: (.*?)</p>", page)[1]
     assert listed.startswith("method imp, arch vgg_small, dataset digits, timestep 5, batch_size 128, ")
     assert "momentum 0.75, seed 1234, " in listed
-    assert listed.endswith("backend fused, device cpu, sync_statistics False, deterministic False")
+    assert listed.endswith("backend fused, device cpu, sync_statistics False, deterministic False, width 1.0")
     assert "weight_decay" not in listed
 
 

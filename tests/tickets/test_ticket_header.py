@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ticket_case import foreign_ticket, network_ticket, repack, unpack
+from ticket_case import foreign_ticket, network_ticket, repack, same, unpack
 
 import snn_sparse as ss
 from snn_sparse.tickets import TicketError, layer_summary, read_header
@@ -109,3 +109,18 @@ def test_a_described_network_has_the_shapes_of_the_built_one(neuron):
     assert {n: (v.shape, v.dtype) for n, v in described.items()} == {
         n: (v.shape, v.dtype) for n, v in built.state_dict().items()
     }
+
+
+def test_a_file_from_before_there_were_widths(tmp_path):
+    path, again = tmp_path / "before.safetensors", tmp_path / "again.safetensors"
+    network_ticket()[0].save(path)
+    now = ss.Ticket.load(path)
+    fields, tensors = unpack(path)
+    assert fields["config"].pop("width") == 1
+    repack(path, fields, tensors)
+    before = ss.Ticket.load(path)
+    assert "width" not in before.config
+    state = now.build().state_dict()
+    assert all(torch.equal(state[name], value) for name, value in before.build().state_dict().items())
+    before.save(again)
+    assert same(ss.Ticket.load(again), now)

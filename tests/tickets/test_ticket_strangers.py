@@ -60,6 +60,7 @@ def test_too_many_timesteps(forged, value):
     ("name", "value"),
     [
         *[(name, value) for name in ("arch", "neuron", "bn_statistics") for value in (None, 3, "none\nsuch", [], {})],
+        *[("width", value) for value in (None, 0, -1, True, "1", [1], {}, 16.5, 10**400)],
         *[("neuron_options", value) for value in (None, 3, "tau", [], {"tau": [2.0]}, {"v_reset": {"a": 1}})],
     ],
 )
@@ -73,7 +74,7 @@ def test_a_neuron_that_cannot_be_made(forged, options):
 
 
 def test_fields_of_a_config(forged, good):
-    for name in read_header(good).config:
+    for name in read_header(good).config.keys() - {"width"}:  # a younger one
         forged(lambda f, _, name=name: f["config"].pop(name), f"config.{name} is missing")
     forged(lambda f, _: f["config"].update(extra=1), "config.'extra'")
 
