@@ -11,6 +11,8 @@ from benchmarks import compiled, fusing, neuron, search, spikes, train_step
 from benchmarks.publish import groups, publish, publish_fusing, tables
 from benchmarks.rows import Row, write
 from benchmarks.survival import command as survival
+from benchmarks.tickets import command as tickets
+from benchmarks.tickets.page import publish_tickets
 
 CASES: dict[str, ModuleType] = {
     "neuron": neuron,
@@ -55,12 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     compiled.add_flags(compiling)
     surviving = commands.add_parser("survive", help=(survival.__doc__ or "").splitlines()[0])
     survival.add_flags(surviving)
+    comparing = commands.add_parser("tickets", help=(tickets.__doc__ or "").splitlines()[0])
+    tickets.add_flags(comparing)
     args = parser.parse_args(argv)
     if args.case == "publish":
         publish()
+        publish_tickets()
         return 0
     if args.case == "survive":
         return survival.run(args)
+    if args.case == "tickets":
+        return tickets.run(args)
     if args.case == "compile":
         return compiled.run(args)
     failed = False

@@ -60,7 +60,8 @@ _COLUMNS = (
 )
 
 
-def _markdown(head: list[str], lines: list[list[str]]) -> str:
+def markdown_table(head: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
     return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, lines)])
 
 
@@ -82,7 +83,7 @@ def _main_table(case: str, found: Found) -> str:
         lines.append(
             ["published, one RTX 2080 Ti", *(f"{PUBLISHED_HOURS:.0f} h" * (c.head == "whole search") for c in columns)]
         )
-    return _markdown(["", *(c.head for c in columns)], lines)
+    return markdown_table(["", *(c.head for c in columns)], lines)
 
 
 def _kernel_table(found: Found) -> str:
@@ -93,7 +94,7 @@ def _kernel_table(found: Found) -> str:
         return ""
     times = [[found[f"us {c}"][p].median if p in found[f"us {c}"] else 0.0 for c in classes] for p in kernels]
     lines = [[p, *(f"{t:.0f}" for t in row), f"{sum(row):.0f}"] for p, row in zip(kernels, times, strict=True)]
-    return _markdown(["us in kernels", *classes, "together"], lines)
+    return markdown_table(["us in kernels", *classes, "together"], lines)
 
 
 def _floor_line(found: Found) -> str:
@@ -214,7 +215,7 @@ def fusing_table(rows: list[Row]) -> str:
     for device in dict.fromkeys(r.device for r in rows):
         here = [r for r in rows if r.device == device]
         parts.append(f"{device}; {here[0].versions}; {here[0].date}")
-        parts.append(_markdown(head, [_fusing_line(case, found) for (case, _), found in groups(here).items()]))
+        parts.append(markdown_table(head, [_fusing_line(case, found) for (case, _), found in groups(here).items()]))
         left |= {(r.case.partition(": ")[0], r.provider): r.reason for r in here if r.reason}
     if left:
         parts += ["Left as it was written:", "\n".join(f"- {net}, {what}: {why}" for (net, what), why in left.items())]
