@@ -26,7 +26,7 @@ from made_runs import DENSE, make_run, meta, small_mask
 GOOD = {
     "imp": {0: 92.7, 43.75: 92.7, 68.36: 92.6, 89.99: 92.5, 95.78: 92.4, 98.22: 91.8},
     "imp+et": {0: 92.4, 43.75: 92.4, 68.36: 92.4, 89.99: 92.1, 95.78: 91.5, 98.22: 91.1},
-    "random": {89.99: 91.5, 95.78: 90.0, 98.22: 86.0},
+    "random": {89.99: 91.5, 95.78: 88.0, 98.22: 84.0},
     "eb": {89.91: 91.0, 98.13: 84.6},
     "snip": {98.13: 83.0},
 }
@@ -87,13 +87,13 @@ def test_all_findings_are_shown(made):
 @pytest.mark.parametrize(
     ("place", "figures"),
     [
-        (0, changed("imp", _89_99=90.5)),  # more than a point and noise below dense
-        (1, changed("random", _95_78=93.5)),
-        (1, changed("random", _98_22=93.5)),
-        (1, changed("random", _95_78=84.0)),  # nearer to imp at 98 % than at 95 %
-        (2, changed("eb", _98_13=93.0)),
-        (2, changed("eb", _89_91=83.0)),
-        (3, changed("imp+et", _98_22=89.0)),
+        (0, changed("imp", _89_99=88.0)),  # farther below dense than a point and noise
+        (1, changed("random", _95_78=96.0)),
+        (1, changed("random", _98_22=95.5)),
+        (1, changed("random", _95_78=80.0)),  # nearer to imp at 98 % than at 95 %
+        (2, changed("eb", _98_13=95.5)),
+        (2, changed("eb", _89_91=80.0)),
+        (3, changed("imp+et", _98_22=87.0)),
         (5, changed("snip", _98_13=87.1)),
     ],
 )
@@ -135,8 +135,8 @@ def test_levels_that_were_not_reached_stay_open(made):
     assert [f.verdict == "shown" for f in judged(made(short))] == [True, False, False, False, True, False]
 
 
-def test_one_seed_decides_nothing_within_a_point_and_many_do(made):
-    close = changed("snip", _98_13=86.9)  # 0.9 above random
+def test_one_seed_decides_nothing_small_and_many_do(made):
+    close = changed("snip", _98_13=86.9)  # 2.9 above random
     assert judged(made(close))[5].verdict == "run too short to show it"
     steady = made(close, (1, 2, 3), lambda seed: 0.1 * seed)
     assert judged(steady)[5].verdict == "not shown"
