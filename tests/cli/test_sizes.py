@@ -10,7 +10,7 @@ from snn_sparse.tickets import Ticket
 from snn_sparse.training import load_dataset
 
 FAST = [f"--{k}={v}" for k, v in {"end_iter": 2, "prune_iterations": 2, "prune_percent": 75, "batch_size": 64}.items()]
-FAST += ["--timestep=2", "--device=cpu"]
+FAST += ["--timestep=2", "--device=cpu", "--deterministic"]
 SIZE = ["--width", "0.25", "--train_images", "100"]
 
 
