@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.rows import Row
 from benchmarks.tickets.findings import findings
 from benchmarks.tickets.runs import Size
-from benchmarks.tickets.table import firing_rate, search_runs, unions
+from benchmarks.tickets.table import firing_rate, search_runs, unions, unions_of_random
 from benchmarks.timing import Timing
 from snn_sparse.reports.compare import points
 from snn_sparse.tickets.run_files import RunFiles
@@ -38,7 +38,9 @@ def _mask_rows(size: Size) -> list[Row]:
             ticket, rate = RunFiles(report["run"]).load_ticket(level["level"]), firing_rate(level)
             dead = sum(row["dead_filters"] for row in level["layers"])
             values = {"dead filters": dead, "% firing rate": rate}
-            values |= {} if ticket is None else {"% of columns in a union of 16": unions(ticket.mask)}
+            if ticket is not None:
+                values["% of columns in a union of 16"] = unions(ticket.mask)
+                values["% in that of random masks"] = unions_of_random(ticket.mask)
             for metric, value in values.items():
                 if value is not None:
                     found.setdefault(f"{metric} at {level['sparsity']:.1f} %", []).append(value)

@@ -2,17 +2,22 @@
 
 import statistics
 
+import torch
+
 from benchmarks.tickets.published import COLUMNS, WHERE, published_for
 from benchmarks.tickets.runs import Size
 from snn_sparse.ops.convolution.mask_structure import row_order, union_fraction
 from snn_sparse.reports.compare import duration, mean_and_deviation, mean_seconds
 from snn_sparse.reports.groups import Report
-from snn_sparse.tickets import Mask
+from snn_sparse.tickets import Mask, random_mask
 from snn_sparse.tickets.run_files import RunFiles
 
 HEADER = ("method", "seeds", "dense", *(f"{column:.2f} %" for column in COLUMNS), "T search", "search")
 ROWS = 16  # filters that a kernel with gathered columns computes at once
-INSIDE_HEADER = ("pruned", "first layer", "last convolution", "dead filters", "firing rate", f"union of {ROWS}")
+INSIDE_HEADER = (
+    *("pruned", "first layer", "last convolution", "dead filters", "firing rate"),
+    *(f"union of {ROWS}", "of random masks"),
+)
 
 
 def table(size: Size) -> list[tuple[str, ...]]:
@@ -73,6 +78,11 @@ def unions(mask: Mask) -> float:
     return 100 * used / sum(m.numel() for m in kernels)
 
 
+def unions_of_random(mask: Mask) -> float:
+    """:func:`unions` of a random mask with the same number of live weights in every layer."""
+    return unions(random_mask(mask, torch.Generator().manual_seed(0)))
+
+
 def firing_rate(level: dict) -> float | None:
     """Percent of neurons and timesteps that spike: mean over the layers; None of a level without a profile."""
     layers = level.get("profile", {}).get("layers", [])
@@ -80,20 +90,13 @@ def firing_rate(level: dict) -> float | None:
     return statistics.fmean(rates) if rates else None
 
 
-def inside(report: Report, masks: bool = True) -> list[tuple[str, ...]]:
-    """Rows under :data:`INSIDE_HEADER`, one for each level of a run.
-
-    Args:
-        report: of the run; ``run`` is its directory.
-        masks: whether to read its tickets for the unions.
-    """
+def inside(report: Report) -> list[tuple[str, ...]]:
+    """Rows under :data:`INSIDE_HEADER`, one for each level of the run whose directory ``report["run"]`` is."""
     rows: list[tuple[str, ...]] = []
     for level in report["levels"]:
         convolutions = [row for row in level["layers"] if row["name"] not in ("classifier", "fc1", "fc2")]
-        rate, union = firing_rate(level), None
-        if masks:
-            ticket = RunFiles(report["run"]).load_ticket(level["level"])
-            union = unions(ticket.mask) if ticket is not None else None
+        rate, ticket = firing_rate(level), RunFiles(report["run"]).load_ticket(level["level"])
+        assert ticket is not None  # its level is reported on
         rows.append(
             (
                 f"{level['sparsity']:.2f} %",
@@ -101,7 +104,8 @@ def inside(report: Report, masks: bool = True) -> list[tuple[str, ...]]:
                 f"{convolutions[-1]['density']:.2f} %",
                 str(sum(row["dead_filters"] for row in level["layers"])),
                 "-" if rate is None else f"{rate:.2f} %",
-                "-" if union is None else f"{union:.1f} %",
+                f"{unions(ticket.mask):.1f} %",
+                f"{unions_of_random(ticket.mask):.1f} %",
             )
         )
     return rows
