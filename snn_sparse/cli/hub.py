@@ -32,6 +32,7 @@ def push_command(args: argparse.Namespace) -> None:
 def pull_command(args: argparse.Namespace) -> None:
     """Run ``snn-sparse pull``: download a ticket, check it and write it to ``--out``."""
     from snn_sparse.tickets import Ticket, pull_ticket
+    from snn_sparse.tickets.settings import network_name
 
     def pull() -> Ticket:
         if Path(args.out).exists():
@@ -41,7 +42,8 @@ def pull_command(args: argparse.Namespace) -> None:
         return ticket
 
     ticket = _checked(pull)
-    print(f"{args.out}: {ticket.config.get('arch', 'a network of your own')}, {ticket.mask.sparsity:.2f} % pruned")
+    network = network_name(ticket.config) if ticket.config else "a network of your own"
+    print(f"{args.out}: {network}, {ticket.mask.sparsity:.2f} % pruned")
 
 
 def _checked(action: Any) -> Any:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from snn_sparse.tickets.settings import network_name
 from snn_sparse.tickets.ticket import Ticket
 from snn_sparse.training.files import write_atomic
 
@@ -73,7 +74,7 @@ def pull_ticket(
 
 def model_card(ticket: Ticket, repo_id: str) -> str:
     """Write the Markdown that a repository shows: what the ticket is, and how to load it."""
-    lines = [f"- network: {_plain(ticket.config.get('arch', 'not one of snn_sparse'))}"]
+    lines = [f"- network: {_plain(network_name(ticket.config) if ticket.config else 'not one of snn_sparse')}"]
     lines.append(f"- weights pruned: {ticket.mask.sparsity:.2f} % ({ticket.mask.live} of {ticket.mask.size} are alive)")
     for name in _SHOWN:
         value = ticket.meta.get(name)

@@ -40,6 +40,8 @@ def test_the_card_loads_the_ticket(hub):
     found = {}
     exec(compile(code, "README.md", "exec"), found)
     assert isinstance(found["model"], ss.models.VGG)
+    ticket.config["width"] = 0.25
+    assert "- network: vgg_small width 0.25\n" in model_card(ticket, "me/mine")
 
 
 def test_the_card_of_a_network_of_ones_own():
