@@ -18,7 +18,7 @@ from benchmarks.rows import SKIPPED, read
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", sorted(CASES.keys() - {"fusing"}))  # test_fusing.py
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"fusing", "levels"}))  # in files of their own
 def test_commands_write_rows(case, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmarks.rows, "RESULTS", tmp_path)
     monkeypatch.setattr("benchmarks.search.load_dataset", lambda name: tiny)
