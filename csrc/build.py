@@ -51,7 +51,7 @@ def torch_folder() -> Path:
     """
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
-        raise RuntimeError("torch is not installed in the build environment (use pip's --no-build-isolation)")
+        raise RuntimeError("torch is not installed where it is built (pip brings it, unless --no-build-isolation)")
     return Path(spec.origin).parent
 
 
@@ -96,7 +96,8 @@ def build(output: Path, objects: Path, extra: list[str] | None = None) -> Path:
     ]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2) as pool:
         list(pool.map(lambda command: subprocess.run(command, check=True), commands))
-    if commands or not output.exists():
+    newest_object = max(target.stat().st_mtime for _, target, _ in jobs)
+    if not output.exists() or output.stat().st_mtime < newest_object:
         lib = torch_folder() / "lib"
         linked = [str(target) for _, target, _ in jobs]
         torch_libraries = [f"-L{lib}", "-ltorch_cpu", "-ltorch", "-lc10"]

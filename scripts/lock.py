@@ -30,9 +30,9 @@ def resolve(python: str, constraints: list[str], folder: Path) -> dict[str, str]
     pip = [str(environment / "bin" / "python"), "-m", "pip", "-qq", "install"]
     if not environment.exists():
         subprocess.run([python, "-m", "venv", str(environment)], check=True)
-        subprocess.run([*pip, "--upgrade", "pip"], check=True)
+        subprocess.run([*pip, "--upgrade", "pip", "setuptools>=77", "wheel"], check=True)
     given.write_text("\n".join(constraints))
-    dry = ["--dry-run", "--ignore-installed", "--report", str(report), "-c", str(given)]
+    dry = ["--dry-run", "--ignore-installed", "--no-build-isolation", "--report", str(report), "-c", str(given)]
     subprocess.run([*pip, *dry, *WANTED], check=True, env={**os.environ, "SNN_SPARSE_BUILD": "0"})
     found = (item["metadata"] for item in json.loads(report.read_text())["install"])
     return {m["name"]: m["version"] for m in found if not m["name"].startswith(LEFT_OUT)}

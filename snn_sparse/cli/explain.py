@@ -137,4 +137,4 @@ def print_explanation(name: str, shapes: Sequence[tuple[int, ...]], explanation:
         console.print(f"runs as it was written: {explanation.left['']}")
         return
     print_table(("stage or module", "its layers, or why it was left"), explanation.rows(), left=2)
-    console.print(str(explanation).splitlines()[-1])
+    console.print(explanation.summary())

@@ -27,9 +27,13 @@ def plan_command(args: argparse.Namespace) -> None:
 
 def print_backends() -> None:
     """Print what runs each operator on each device of this machine, and why nothing faster does."""
-    from snn_sparse.console import print_table
+    from snn_sparse.console import make_console, print_table
     from snn_sparse.ops import backend_report
+    from snn_sparse.ops.backend import library_path, library_problem
 
+    problem = library_problem()
+    said = f"none. {problem}: a CPU runs plain PyTorch, which is slow" if problem else library_path()
+    make_console().print(f"C++ operators: {said}")
     print_table(("operator", "device", "dtype", "runs", "why not faster"), backend_report())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from snn_sparse.fusion.network import FusedNetwork
+from snn_sparse.ops.backend import library_problem
 
 
 @dataclass(frozen=True)
@@ -17,23 +18,29 @@ class Explanation:
         fused: names of the original's modules that run inside stages.
         left: names of modules that were left as they are -> why; ``""`` is the whole network.
         stages: the modules of each stage, in order.
+        plain: why stages on a CPU run on plain PyTorch here, which is slow; empty where the C++ operators run.
     """
 
     fused: tuple[str, ...]
     left: Mapping[str, str]
     stages: tuple[tuple[str, ...], ...]
+    plain: str = ""
 
     def rows(self) -> list[tuple[str, str]]:
         """List what :meth:`__str__` prints: (stage or module, its parts or the reason)."""
         found = [(f"stage {i}", " -> ".join(parts)) for i, parts in enumerate(self.stages)]
         return found + [(name or "the network", f"left: {reason}") for name, reason in self.left.items()]
 
+    def summary(self) -> str:
+        """Tell in a line how many modules run in stages; in a second one if a CPU has only plain PyTorch for them."""
+        count = f"{len(self.fused)} modules run in {len(self.stages)} stages, {len(self.left)} were left as they are"
+        return f"{count}\non a CPU they run on plain PyTorch, which is slow: {self.plain}" if self.plain else count
+
     def __str__(self) -> str:
         rows = self.rows()
         width = max((len(name) for name, _ in rows), default=0)
         lines = [f"{name:<{width}}  {text}" for name, text in rows]
-        count = f"{len(self.fused)} modules run in {len(self.stages)} stages, {len(self.left)} were left as they are"
-        return "\n".join([*lines, count])
+        return "\n".join([*lines, self.summary()])
 
 
 def explain(model: nn.Module) -> Explanation:
@@ -58,4 +65,4 @@ def explain(model: nn.Module) -> Explanation:
     looked = {name for name in sites.reasons if name in compiler.last.leaves}
     left = {name: sites.reasons.get(name, reason) for name, reason in walk.left.items()}
     left |= {name: sites.reasons[name] for name in looked if name not in fused}
-    return Explanation(fused, left, stages)
+    return Explanation(fused, left, stages, library_problem())

@@ -100,17 +100,18 @@ def _cpp_problem(dtype: torch.dtype) -> str:
         return "autocast is on"
     if torch.compiler.is_compiling() or _for_compiler:
         return "a graph is compiled, which fuses the plain definition"
-    return _library_problem()
+    return library_problem()
 
 
 def need_library() -> None:
     """Load the C++ operators for whoever calls one by its name, or raise a RuntimeError: they are not there."""
-    problem = _library_problem()
+    problem = library_problem()
     if problem:
         raise RuntimeError(problem)
 
 
-def _library_path() -> str | None:
+def library_path() -> str | None:
+    """Path of the C++ operators, whether they load or not; None where they were not built."""
     named = os.environ.get("SNN_SPARSE_LIBRARY")
     if named:
         return named
@@ -119,11 +120,11 @@ def _library_path() -> str | None:
 
 
 @functools.cache
-def _library_problem() -> str:
+def library_problem() -> str:
     """Load the C++ operators; an empty text, or why they are not there, of which a warning tells once."""
-    path = _library_path()
+    path = library_path()
     if path is None:
-        problem = "snn_sparse was installed without its C++ operators (no compiler, or SNN_SPARSE_BUILD=0)"
+        problem = "snn_sparse was installed without its C++ operators (SNN_SPARSE_BUILD=0, or never built)"
         warnings.warn(f"{problem}: fused layers run on plain PyTorch", stacklevel=2)
         return problem
     try:

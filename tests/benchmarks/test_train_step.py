@@ -92,7 +92,7 @@ def test_without_a_profiler_times_are_still_taken(monkeypatch, capsys):
 def test_a_fused_network_that_falls_back_is_a_row_without_time_and_a_failure(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
     monkeypatch.setenv("SNN_SPARSE_LIBRARY", str(tmp_path / "none.so"))
-    monkeypatch.setattr("snn_sparse.ops.backend._library_problem", lambda: "the C++ operators do not load")
+    monkeypatch.setattr("snn_sparse.ops.backend.library_problem", lambda: "the C++ operators do not load")
     size = ["--arch", "vgg_small", "--batch_size", "2", "--timestep", "1", "--rounds", "1", "--only", "time"]
     assert main(["train-step", *size, "--providers", "plain"]) == 0
     assert main(["train-step", *size, "--providers", "plain", "fused dense"]) == 1

@@ -91,7 +91,7 @@ def test_doctor_says_what_runs_and_why_not_faster(capsys, monkeypatch):
         implementation, *reason = rows[operator, "cpu", "bfloat16"]
         assert implementation == "plain"
         assert "bfloat16" in " ".join(reason)
-    monkeypatch.setattr("snn_sparse.ops.backend._library_problem", lambda: "there is no compiler")
+    monkeypatch.setattr("snn_sparse.ops.backend.library_problem", lambda: "there is no compiler")
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.count("there is no compiler") == 6  # three operators in float32 and float64
 
