@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-oldest test-newest sanitize lint format bench gpu-check gpu-kit docs clean
+.PHONY: help setup lock demo test test-install test-oldest test-newest sanitize lint format bench gpu-check gpu-kit docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ PYTEST := -m pytest -n auto --maxprocesses 8 --dist worksteal
 test: setup ## the test suite
 	@echo "test: running the test suite"
 	@$(PY) $(PYTEST) tests
+
+test-install: ## wheel, source distribution and -e in a fresh environment (several GB, half an hour)
+	@python=$$(scripts/find_python.sh) || exit 1; scripts/check_install.sh $$python
 
 OLDEST := "torch==2.11.*" "triton==3.6.*" "numpy<2.4"  # triton 3.6 does not interpret with a newer numpy
 
@@ -87,8 +90,10 @@ format: setup ## let ruff rewrite the code
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: setup ## time the operators and the training step on this machine
-	@$(PY) -m pytest benchmarks/test_operators.py --benchmark-columns=median,iqr,rounds
+bench: setup ## time operators, masks and training steps, side by side, then in turn (an hour)
+	@mkdir -p build
+	@$(PY) -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json build/bench.json
+	@$(PY) -m benchmarks rows build/bench.json
 	@$(PY) -m benchmarks
 
 gpu-check: ## on an NVIDIA GPU, with its own python3, torch and Triton: all that needs one (ARGS="--kit build/gpu-kit")

@@ -1,13 +1,13 @@
-"""``python -m benchmarks [CASE]``: run one case, or all of them, and write their rows."""
+"""``python -m benchmarks [CASE]``: run one case, or all of them, and write their rows; or another command."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
 import torch
 
-from benchmarks import compiled, fusing, levels, neuron, search, spikes, train_step
+from benchmarks import compiled, fusing, how_to, levels, neuron, pytest_rows, search, spikes, train_step
 from benchmarks.publish import groups, publish, publish_fusing, tables
 from benchmarks.rows import Row, write
 from benchmarks.survival import command as survival
@@ -23,6 +23,13 @@ CASES: dict[str, ModuleType] = {
     "levels": levels,
 }
 ALL = [name for name in CASES if name != "levels"]  # which needs a run
+OTHERS: dict[str, ModuleType] = {
+    "compile": compiled,
+    "survive": survival,
+    "tickets": tickets,
+    "rows": pytest_rows,
+    "how-to": how_to,
+}
 
 
 def table(rows: list[Row]) -> str:
@@ -55,32 +62,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         parsers[name].add_argument("--rounds", type=int, default=5, help="timed rounds (default 5)")
         module.add_flags(parsers[name])
     commands.add_parser("publish", help="make the tables of README and docs, and the plots, from the rows")
-    compiling = commands.add_parser("compile", help=(compiled.__doc__ or "").splitlines()[0])
-    compiled.add_flags(compiling)
-    surviving = commands.add_parser("survive", help=(survival.__doc__ or "").splitlines()[0])
-    survival.add_flags(surviving)
-    comparing = commands.add_parser("tickets", help=(tickets.__doc__ or "").splitlines()[0])
-    tickets.add_flags(comparing)
+    for name, module in OTHERS.items():
+        module.add_flags(commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0]))
     args = parser.parse_args(argv)
     if args.case == "publish":
         publish()
         publish_tickets()
         return 0
-    if args.case == "survive":
-        return survival.run(args)
-    if args.case == "tickets":
-        return tickets.run(args)
-    if args.case == "compile":
-        return compiled.run(args)
+    try:
+        return OTHERS[args.case].run(args) if args.case in OTHERS else _run_cases(args, parsers)
+    except ValueError as error:
+        parser.exit(2, f"benchmarks: error: {error}\n")
+
+
+def _run_cases(args: argparse.Namespace, parsers: Mapping[str, argparse.ArgumentParser]) -> int:
+    """Run one case, or all of them; 1 if anything of ours was left out."""
     failed = False
     for name in [args.case] if args.case else ALL:
         chosen = args if args.case else parsers[name].parse_args([])
         if chosen.device.startswith("cuda") and not torch.cuda.is_available():
-            parser.exit(2, "benchmarks: error: --device cuda, but torch sees no GPU\n")
-        try:
-            rows = CASES[name].run(chosen)
-        except ValueError as error:
-            parser.exit(2, f"benchmarks: error: {error}\n")
+            raise ValueError("--device cuda, but torch sees no GPU")
+        rows = CASES[name].run(chosen)
         path = write(rows, name)
         if CASES[name] is fusing:
             publish_fusing()

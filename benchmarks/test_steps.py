@@ -1,0 +1,15 @@
+"""Training steps on a CPU: forward, loss, backward, SGD."""
+
+import pytest
+
+from benchmarks.conftest import Measure, Training
+from benchmarks.providers import PROVIDERS, make_step, prepare
+
+STEPS = {p.name: p for p in PROVIDERS if p.device == "cpu"}
+
+
+@pytest.mark.parametrize("provider", STEPS)
+def test_step(measure: Measure, training: Training, provider: str) -> None:
+    """One step of one provider, as the table of ``providers.py`` says."""
+    images = prepare(training.arch, training.timesteps, training.images, "cpu")
+    measure(f"train-step {training}", provider, lambda: make_step(STEPS[provider], images))
