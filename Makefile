@@ -90,7 +90,7 @@ format: setup ## let ruff rewrite the code
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: setup ## time operators, masks and training steps, side by side, then in turn (an hour)
+bench: setup ## time operators, masks and training steps, side by side, then every case of `python -m benchmarks`
 	@mkdir -p build
 	@$(PY) -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-json build/bench.json
 	@$(PY) -m benchmarks rows build/bench.json

@@ -95,6 +95,12 @@ def _trainings(config: pytest.Config) -> list[Training]:
     return [Training(name, *sizes) for name in names]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse wrong sizes before anything is collected."""
+    _layers(config)
+    _trainings(config)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Hand every size that was asked for to the cases that have one."""
     for name, sizes in (("layer", _layers), ("training", _trainings)):

@@ -10,6 +10,7 @@ import pytest
 
 from snn_sparse.cli import build_parser, common, main
 from snn_sparse.cli.flags import ARCHITECTURES, DATASETS, METHOD_HELP
+from snn_sparse.ops.backend import library_path
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "run_snip"
 TICKET = str(GOLDEN / "level_01" / "ticket.safetensors")
@@ -85,7 +86,9 @@ def test_plan_of_a_ticket(finished, capsys):
 
 def test_doctor_says_what_runs_and_why_not_faster(capsys, monkeypatch):
     assert main(["doctor"]) == 0
-    rows = {tuple(line.split()[:3]): line.split()[3:] for line in capsys.readouterr().out.splitlines() if line}
+    first, *table = capsys.readouterr().out.splitlines()
+    assert first == f"C++ operators: {library_path()}"
+    rows = {tuple(line.split()[:3]): line.split()[3:] for line in table if line}
     for operator in ("neuron", "convolution", "live"):
         assert rows[operator, "cpu", "float32"] == ["cpp"]
         implementation, *reason = rows[operator, "cpu", "bfloat16"]
@@ -93,7 +96,9 @@ def test_doctor_says_what_runs_and_why_not_faster(capsys, monkeypatch):
         assert "bfloat16" in " ".join(reason)
     monkeypatch.setattr("snn_sparse.ops.backend.library_problem", lambda: "there is no compiler")
     assert main(["doctor"]) == 0
-    assert capsys.readouterr().out.count("there is no compiler") == 6  # three operators in float32 and float64
+    first, *table = capsys.readouterr().out.splitlines()
+    assert first == "C++ operators: none. there is no compiler: a CPU runs plain PyTorch, which is slow"
+    assert "".join(table).count("there is no compiler") == 6  # three operators in float32 and float64
 
 
 def test_random_control_of_a_run(finished, tmp_path):

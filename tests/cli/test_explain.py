@@ -109,6 +109,14 @@ def test_the_table_is_that_of_explain(nets, capsys):
     assert found == ss.explain(ss.fuse(model, torch.rand(4, 3, 9, 9))).rows()
 
 
+def test_missing_operators_are_told(nets, capsys, monkeypatch):
+    monkeypatch.setattr("snn_sparse.fusion.explanation.library_problem", lambda: "they were not built")
+    assert main(["explain", f"{nets}:Net", "--input", "2,3,8,8"]) == 0
+    count, plain = capsys.readouterr().out.splitlines()[-2:]
+    assert count == "4 modules run in 2 stages, 0 were left as they are"
+    assert plain == "on a CPU they run on plain PyTorch, which is slow: they were not built"
+
+
 def test_several_inputs_and_time_in_front(nets, capsys):
     assert main(["explain", f"{nets}:Frames", "--input", "2,3,8,8", "--input", "1,1", "--timesteps", "4"]) == 0
     head, found, _ = rows(capsys)
