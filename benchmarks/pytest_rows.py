@@ -22,8 +22,9 @@ def read_json(path: str) -> list[Row]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     try:
-        where, date = found["machine_info"]["rows"], found["datetime"][:10]
-        return [_row(one, date=date, **where) for one in found["benchmarks"]]
+        machine, date = found["machine_info"], found["datetime"][:10]
+        where = machine["device"], machine["versions"], found["commit_info"]["commit"], date
+        return [_row(one, *where) for one in found["benchmarks"]]
     except (KeyError, TypeError) as error:
         wanted = "pytest benchmarks --benchmark-json FILE, or --benchmark-save NAME --benchmark-save-data"
         raise ValueError(f"{path} has no {error}: it must come from {wanted}") from error

@@ -42,7 +42,7 @@ def test_neuron(measure: Measure, layer: Layer, way: str, operator: str, provide
 @pytest.mark.parametrize("provider", [*DENSE, SPIKES, *map(live_name, (90, 98))])
 @pytest.mark.parametrize("way", DIRECTIONS)
 def test_convolution(measure: Measure, layer: Layer, way: str, provider: str) -> None:
-    """Each direction of a 3x3 convolution of spikes: dense, from spikes, at live weights."""
+    """Each direction of a 3x3 convolution of spikes: dense, from spikes (or by Winograd), at live weights."""
     case = f"convolution, {way} {layer}, {RATE:g} % spikes"
     measure(case, provider, lambda: directions(provider, layer.geometry, RATE)[way])
 

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.conftest import Measure, Training
-from benchmarks.providers import PROVIDERS, make_step, prepare
+from benchmarks.memory import SETTLING_STEPS
+from benchmarks.providers import PROVIDERS, Step, make_step, prepare
 
 STEPS = {p.name: p for p in PROVIDERS if p.device == "cpu"}
 
@@ -11,5 +12,11 @@ STEPS = {p.name: p for p in PROVIDERS if p.device == "cpu"}
 @pytest.mark.parametrize("provider", STEPS)
 def test_step(measure: Measure, training: Training, provider: str) -> None:
     """One step of one provider, as the table of ``providers.py`` says."""
-    images = prepare(training.arch, training.timesteps, training.images, "cpu")
-    measure(f"train-step {training}", provider, lambda: make_step(STEPS[provider], images))
+
+    def make() -> Step:
+        step = make_step(STEPS[provider], prepare(training.arch, training.timesteps, training.images, "cpu"))
+        for _ in range(SETTLING_STEPS):
+            step()
+        return step
+
+    measure(f"train-step {training}", provider, make)
