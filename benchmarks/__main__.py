@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from benchmarks import compiled, fusing, how_to, levels, neuron, pytest_rows, search, spikes, train_step
+from benchmarks import compiled, fusing, how_to, kernels, levels, neuron, pytest_rows, search, spikes, train_step
 from benchmarks.publish import groups, publish, publish_fusing, tables
 from benchmarks.rows import Row, write
 from benchmarks.survival import command as survival
@@ -25,6 +25,7 @@ CASES: dict[str, ModuleType] = {
 ALL = [name for name in CASES if name != "levels"]  # which needs a run
 OTHERS: dict[str, ModuleType] = {
     "compile": compiled,
+    "kernels": kernels,
     "survive": survival,
     "tickets": tickets,
     "rows": pytest_rows,

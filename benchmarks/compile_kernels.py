@@ -7,10 +7,7 @@ Kernels, constants and launch settings are recorded from the host functions them
 """
 
 import argparse
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -23,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.compile_cases import CASES, QUICK
+from benchmarks.machine_code import resources
 from snn_sparse.ops.triton_launch import Launch
 
 ARCHITECTURES = (80, 90, 100)
@@ -94,12 +92,7 @@ def compile_job(job: Job) -> Usage:
     """Compile one kernel and read what it needs out of its machine code."""
     launch = CASES[job.case](job.timesteps, job.dtype)[job.index]
     compiled = triton.compile(source(launch), target=GPUTarget("cuda", job.arch, 32), options=launch.options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", text)}
+    found = resources(compiled.asm["cubin"])
     label = launch.kernel.__name__.strip("_").removesuffix("_kernel")
     spills = found["STACK"] + found["LOCAL"]
     return Usage(label, _tile(launch), launch.options["num_warps"], job, found["REG"], spills, compiled.metadata.shared)

@@ -56,11 +56,11 @@ def as_row(usage: Any, triton_version: str) -> Compiled:
     return Compiled(usage.kernel, variant, dtype, job.arch, usage.registers, usage.spills, usage.shared, triton_version)
 
 
-def write(rows: Iterable[Compiled]) -> Path:
-    """Put rows into ``benchmarks/results/compile.jsonl``; older rows of the same kernel and variant make way."""
-    path = benchmarks.rows.RESULTS / "compile.jsonl"
+def write(rows: Iterable[Any], file: str = "compile", key: tuple[str, ...] = KEY) -> Path:
+    """Put dataclasses into a file of ``benchmarks/results``; older rows with the same fields ``key`` make way."""
+    path = benchmarks.rows.RESULTS / f"{file}.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    by_key = {tuple(row[k] for k in KEY): row for row in [*found, *map(asdict, rows)]}
+    by_key = {tuple(row[k] for k in key): row for row in [*found, *map(asdict, rows)]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in by_key.values()))
     return path
