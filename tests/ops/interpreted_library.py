@@ -41,7 +41,8 @@ def norm(channels=SHAPE[1], steps=T, frozen=False):
 def neuron_arguments(memory_format, pool=False, residual=None, neuron=LIF):
     y, n = draw(memory_format), norm()
     mean, invstd = plain_statistics(y.detach(), None, None, n.factors, False, n.spec.eps)
-    given = {"mean": mean, "spread": invstd, "weight": n.weight.detach().requires_grad_(), "bias": n.bias.detach()}
+    spread = torch.stack([invstd, invstd * n.weight.detach(), n.bias.detach() - mean * invstd * n.weight.detach()], 1)
+    given = {"mean": mean, "spread": spread, "weight": n.weight.detach().requires_grad_(), "bias": n.bias.detach()}
     if residual == "bits":
         given["residual"], given["bits_r"] = draw_packed(memory_format)
     elif residual:
@@ -79,8 +80,10 @@ def test_opcheck_neuron(packed, memory_format, residual, neuron):
 
 def test_opcheck_statistics():
     y, running = draw().detach(), (torch.zeros(3), torch.ones(3))
-    torch.library.opcheck(OPS.batch_statistics.default, (y, None, torch.randn(3), *running, [0.1] * T, False, 1e-5))
-    torch.library.opcheck(OPS.batch_statistics.default, (y, None, None, None, None, [0.1], True, 1e-5))
+    torch.library.opcheck(
+        OPS.batch_statistics.default, (y, *torch.randn(2, 3), None, torch.randn(3), *running, [0.1] * T, False, 1e-5)
+    )
+    torch.library.opcheck(OPS.batch_statistics.default, (y, *[None] * 6, [0.1], True, 1e-5))
 
 
 @pytest.mark.parametrize("memory_format", [NCHW, NHWC], ids=["nchw", "nhwc"])

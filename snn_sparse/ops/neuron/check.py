@@ -67,7 +67,8 @@ def _check_case(device: torch.device, case: Case) -> str | None:
         factors=(0.1,) * (1 if pooled else steps),
     )
     expected, _ = plain_stage(exact["y"], spec, steps, norm, exact["residual"], pool=case.pool)
-    mean, spread = batch_statistics(given["y"], norm.spec.eps, pooled=pooled)
+    affine = {name: given[name] for name in ("weight", "bias")}
+    mean, spread = batch_statistics(given["y"], norm.spec.eps, pooled=pooled, **affine)
     t, s = Tensors(**given, mean=mean, spread=spread), Settings.of(spec, steps, SIZES[0], norm=norm, pool=case.pool)
     said = "" if case in CASES else f", {case}"
     spikes, _ = forward(t, s)

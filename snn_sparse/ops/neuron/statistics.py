@@ -16,8 +16,8 @@ from snn_sparse.specs import NORMS
 Tensor = torch.Tensor
 define(
     "batch_statistics",
-    "(Tensor y, Tensor? parts, Tensor? shift, Tensor(a!)? running_mean, Tensor(b!)? running_var, float[] factors, "
-    "bool pooled, float eps) -> (Tensor, Tensor)",
+    "(Tensor y, Tensor? weight, Tensor? bias, Tensor? parts, Tensor? shift, Tensor(a!)? running_mean, "
+    "Tensor(b!)? running_var, float[] factors, bool pooled, float eps) -> (Tensor, Tensor)",
 )
 
 
@@ -30,11 +30,13 @@ def exact_dtype(dtype: torch.dtype) -> torch.dtype:
 def _statistics(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     from snn_sparse.ops.neuron.triton_statistics import batch_statistics
 
-    parts, shift, running_mean, running_var, factors, pooled, eps = arguments
+    weight, bias, parts, shift, running_mean, running_var, factors, pooled, eps = arguments
     return batch_statistics(
         y,
         eps,
         pooled=pooled,
+        weight=weight,
+        bias=bias,
         running_mean=running_mean,
         running_var=running_var,
         factors=tuple(factors),
@@ -46,21 +48,26 @@ def _statistics(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
 @torch.library.register_fake("snn_sparse::batch_statistics")
 def _fake_statistics(y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *_, pooled, _eps = arguments
-    shape, dtype = (1 if pooled else y.shape[0], y.shape[2]), exact_dtype(y.dtype)
-    return y.new_empty(shape, dtype=dtype), y.new_empty(shape, dtype=dtype)
+    sets, channels, dtype = 1 if pooled else y.shape[0], y.shape[2], exact_dtype(y.dtype)
+    return y.new_empty((sets, channels), dtype=dtype), y.new_empty((sets, 3, channels), dtype=dtype)
 
 
 def batch_statistics(x: Tensor, norm: Norm, memory_format: MemoryFormat) -> tuple[Tensor, Tensor]:
-    """Mean and ``1 / sqrt(variance + eps)`` of a batch on a GPU, ``[T or 1, C]``; moves the running ones of ``norm``.
+    """Statistics of a batch on a GPU, as its kernels read them; moves the running ones of ``norm``.
 
     Args:
         x: ``[T, N, C, H, W]``.
         norm: not frozen.
         memory_format: that it is read in.
+
+    Returns:
+        float32 means ``[T or 1, C]``, and ``[T or 1, 3, C]``: ``1 / sqrt(variance + eps)``, scale and shift of
+        ``y * scale + shift``.
     """
     with torch.no_grad():  # the gradient through the statistics is part of the neuron's
         return torch.ops.snn_sparse.batch_statistics(
             ordered(x.detach(), memory_format),
+            *(None if p is None else p.detach() for p in (norm.weight, norm.bias)),
             norm.parts,
             None if norm.shift is None else norm.shift.detach(),
             norm.running_mean,

@@ -2,7 +2,7 @@
 
 More than 8 timesteps are cut into segments: the potentials at their starts are recomputed first, then those of the
 steps of each segment, from the last one back. With batch statistics it takes two passes over y and the gradient: the
-first sums dx and dx * (y - mean) for each channel, the second writes the gradients, which need these sums. Without
+first sums dx and dx * y for each channel, the second writes the gradients, which need these sums. Without
 them one pass does both.
 """
 # mypy: allow-untyped-defs
@@ -16,82 +16,98 @@ import triton
 import triton.language as tl
 
 from snn_sparse.ops.neuron.call import Settings, Tensors
-from snn_sparse.ops.neuron.triton_branch import NONE, PER_STEP, hold, load_tile_or
+from snn_sparse.ops.neuron.triton_branch import NONE, PER_STEP, hold, load_potentials
 from snn_sparse.ops.neuron.triton_inputs import Inputs, is_batch
-from snn_sparse.ops.neuron.triton_math import neuron_numbers, reset
-from snn_sparse.ops.neuron.triton_reverse import choose, put, reverse_step, segment, store_gradient, store_sums, zeros
+from snn_sparse.ops.neuron.triton_math import input_share, neuron_numbers
+from snn_sparse.ops.neuron.triton_reverse import (
+    choose,
+    put,
+    repeat,
+    reset_all,
+    reverse_step,
+    segment,
+    store_gradient,
+    store_sums,
+)
 from snn_sparse.ops.neuron.triton_sums import NormGradients, finish_sums
 from snn_sparse.ops.spikes import empty, ordered
-from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
+from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate, of_step, offsets
 from snn_sparse.ops.triton_launch import launch
 
 _WARPS = 4
-_MAX_REGISTERS = 255  # of a thread, on every GPU
-# Float32 values that a thread keeps for all steps; above it, registers run out or too few threads fit on the GPU.
-_MANY_KEPT = 40
-_VALUES_KEPT = {2: 48, 4: 28}  # by bytes of a stored value
+_WIDEST = 16  # bytes of a load
+_VALUES_KEPT = 160  # 32-bit values that a thread keeps for all steps; above it, registers run out
 
 
 # fmt: off
 @triton.jit(do_not_specialize=(*UNSPECIALIZED, "steps", "tiles", "programs"))
 def _backward_kernel(
     grad, grad_v, y, mean, spread, weight, bias, eps, residual, mean_r, spread_r, weight_r, bias_r, eps_r, rate, v_init,
-    mean_dx, slope, mean_dx_r, slope_r, dy, dresidual, dv, partials, rate_partials,
+    slopes, slopes_r, dy, dresidual, dv, partials, rate_partials,
     tau, decay, v_threshold, fires_at, v_reset, late, peak, slope_u,
     steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks, tiles, programs,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
     DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
     STEPS: tl.constexpr, SEGMENTS: tl.constexpr, EXACT: tl.constexpr, SLOTS: tl.constexpr,
-    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
 ):
+    WINDOW: tl.constexpr = 4 if POOL else 1
     program, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
+    share = input_share(numbers, KIND, DECAY_INPUT)
     surrogate = (tl.cast(peak, tl.float32), tl.cast(slope_u, tl.float32))
     main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
-    gradients = (grad, dy, dresidual, (mean_dx, slope), (mean_dx_r, slope_r))
-    nothing = tl.zeros([ROWS, 4 if POOL else 1, LANES], tl.float32)
-    sums = zeros(nothing, SLOTS)
-    totals = (sums, sums, sums, nothing, nothing)
+    gradients = (grad, dy, dresidual, slopes, slopes_r)
+    nothing = tl.zeros([ROWS, LANES], tl.float32)
+    sums = repeat(nothing, SLOTS)
+    totals = (sums, sums, sums, nothing, repeat(nothing, WINDOW))
     for tile in tl.range(program, tiles, programs, disable_licm=True):
-        place, mask, position, has_output = locate(
+        place, output, channel = locate(
             tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
-            ROWS, LANES, POOL, CHANNELS_LAST,
+            ROWS, LANES, POOL, CHANNELS_LAST, WHOLE,
         )
-        at = place[2].to(tl.int64) * channels * pixels + place[5]
-        branches = (main, other, hold(main, other, place, mask, NORM, CONSTANT, NORM_R))
-        v = load_tile_or(v_init, at, mask, nothing + numbers[3])
-        dv_after = load_tile_or(grad_v, at, mask, nothing)
-        starts = zeros(v, SEGMENTS)
+        held = hold(main, other, place, channel, channels, NORM, CONSTANT, NORM_R, WINDOW)
+        branches = (main, other, held)
+        v = load_potentials(v_init, place, nothing + numbers[3], WINDOW)
+        dv_after = load_potentials(grad_v, place, nothing, WINDOW)
+        starts = repeat(v, SEGMENTS)
         for seg in range(SEGMENTS - 1):
             _, v = segment(
-                v, seg, branches, place, mask, steps, numbers,
-                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, CHANNELS_LAST,
+                v, seg, branches, place, channel, channels, steps, numbers,
+                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, WINDOW,
             )
-            starts = put(starts, seg + 1, v, SEGMENTS)
-        totals = (totals[0], totals[1], totals[2], totals[3], nothing)
+            starts = put(starts, seg + 1, v, SEGMENTS, WINDOW)
+        totals = (totals[0], totals[1], totals[2], totals[3], repeat(nothing, WINDOW))
         for back in range(SEGMENTS):
             seg = SEGMENTS - 1 - back
-            v = choose(starts, seg, SEGMENTS)
+            v = choose(starts, seg, SEGMENTS, WINDOW)
             hs, _ = segment(
-                v, seg, branches, place, mask, steps, numbers,
-                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, CHANNELS_LAST,
+                v, seg, branches, place, channel, channels, steps, numbers,
+                NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, WINDOW,
             )
             for k in tl.static_range(STEPS - 1, -1, -1):
-                before = v if k == 0 else reset(hs[k - 1], numbers, RESET)
+                before = v
+                if k > 0:
+                    before = reset_all(hs[k - 1], numbers, RESET, WINDOW)
                 dv_after, totals = reverse_step(
-                    seg, k, hs[k], before, dv_after, totals, branches, gradients, place, position, mask, has_output,
-                    steps, outputs, numbers, surrogate,
+                    seg, k, hs[k], before, dv_after, totals, branches, gradients, place, output, channel, channels,
+                    steps, numbers, surrogate,
                     NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, DETACH_RESET, SURROGATE,
-                    STEPS, EXACT, SLOTS, POOL, CHANNELS_LAST, rate_partials is not None,
+                    STEPS, EXACT, SLOTS, POOL, rate_partials is not None,
                 )
-        if CONSTANT:
-            store_gradient(dy, totals[4], branches[2][2], branches[2][0], gradients[3], 0, place, mask, NORM)
-        if dv is not None:
-            tl.store(dv + at, dv_after.to(dv.dtype.element_ty), mask=mask)
-    channel = block * LANES + tl.arange(0, LANES)[None, None, :]
-    store_sums(totals, partials, program, programs, channel, channels, NORM, NORM_R, SLOTS)
+        always = tl.full([1, 1], True, tl.int1)
+        for w in tl.static_range(WINDOW):
+            if CONSTANT:
+                store_gradient(
+                    dy, totals[4][w] * share, held[2][w], held[0], slopes, 0, place, w, always, channel, channels, NORM
+                )
+            if dv is not None:
+                at = of_step(dv, 0, place) + offsets(place, w)
+                tl.store(at, dv_after[w].to(dv.dtype.element_ty), mask=place[3][w])
+    channel = block * LANES + tl.arange(0, LANES)[None, :]
+    store_sums(totals, share, partials, program, programs, channel, channels, NORM, NORM_R, SLOTS)
     if rate_partials is not None:
-        tl.store(rate_partials + tl.program_id(0), tl.sum(tl.sum(tl.sum(totals[3], axis=2), axis=1), axis=0))
+        tl.store(rate_partials + tl.program_id(0), tl.sum(tl.sum(totals[3], axis=1), axis=0))
 # fmt: on
 
 
@@ -124,7 +140,8 @@ def backward(
     arguments = {
         "grad": None if grad is None else ordered(grad, memory_format),
         "grad_v": None if grad_v is None else ordered(grad_v, memory_format),
-        **dict.fromkeys(("mean_dx", "slope", "mean_dx_r", "slope_r")),
+        "slopes": None,
+        "slopes_r": None,
         "peak": float(s.peak),
         "slope_u": float(s.slope),
         "DETACH_RESET": s.detach_reset,
@@ -139,9 +156,8 @@ def backward(
     partials, rate = _run(inputs, arguments | first, slots, "rate" in needs)
     norm, norm_r = _finish(inputs, partials)
     if two_passes:
-        means = {"mean_dx": norm.mean_dx, "slope": norm.slope}
-        means |= {"mean_dx_r": norm_r.mean_dx, "slope_r": norm_r.slope}
-        _run(inputs, arguments | outputs | means, 0, False)
+        slopes = {"slopes": norm.slopes, "slopes_r": norm_r.slopes}
+        _run(inputs, arguments | outputs | slopes, 0, False)
     found = {"y": outputs["dy"], "residual": outputs["dresidual"], "v": outputs["dv"], "rate": rate}
     found |= {"weight": norm.weight, "bias": norm.bias, "weight_r": norm_r.weight, "bias_r": norm_r.bias}
     return {name: value for name, value in found.items() if name in needs}
@@ -170,19 +186,16 @@ def _outputs(inputs: Inputs, needs: Collection[str]) -> dict[str, torch.Tensor |
     return found
 
 
-def _elements(inputs: Inputs, slots: int) -> tuple[int, int | None]:
-    """Elements a program: 1, 2 or 4 a thread, the fewer the more each thread must keep for every element.
-
-    Also the registers to ask for: all where much is kept, since the assembler would rather spill a little.
-    """
+def _elements(inputs: Inputs, slots: int) -> int:
+    """Elements a program: those of 16 bytes a thread (and pixel of a window), or fewer where each keeps much."""
+    size, window = inputs.t.y.element_size(), 4 if inputs.s.pool else 1
     quantities = 1 + sum(code != NONE.value for code in inputs.norm_codes)
-    steps = inputs.segment_steps
-    kept = max(quantities * steps, steps + quantities * slots)
-    kept += int(inputs.s.pool and slots == 0)  # where a window fired, beside the gradients that this pass stores
-    limit = _VALUES_KEPT[inputs.t.y.element_size()]
-    each = 4 if 4 * kept <= limit else 2 if 2 * kept <= limit else 1
-    many = each == 1 or (slots > 0 and each * kept > _MANY_KEPT)
-    return 32 * _WARPS * each, _MAX_REGISTERS if many else None
+    inputs_kept = sum(size for x in (inputs.t.y, inputs.t.residual) if x is not None) / 4
+    kept = window * inputs.segment_steps * (1 + inputs_kept) + quantities * slots
+    each = _WIDEST // size
+    while each > 1 and each * kept > _VALUES_KEPT:
+        each //= 2
+    return 32 * _WARPS * window * each
 
 
 def _run(
@@ -190,7 +203,7 @@ def _run(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One pass: partial sums ``[3, slots, C, programs]`` (``triton_reverse.py``); the rate's gradient."""
     y = inputs.t.y
-    tiled, (elements, registers) = inputs.tiled_channels_last(), _elements(inputs, slots)
+    tiled, elements = inputs.tiled_channels_last(), _elements(inputs, slots)
     tiling = cut(tuple(y.shape[1:]), elements, channels_last=tiled, pool=inputs.s.pool)
     programs = tiling.summing_programs if slots or with_rate else tiling.tiles
     partials = torch.empty((3, slots, y.shape[2], programs), dtype=torch.float32, device=y.device)
@@ -200,7 +213,6 @@ def _run(
         programs * tiling.blocks,
         y.device,
         num_warps=_WARPS,
-        registers=registers,
         partials=partials if slots else None,
         rate_partials=rates,
         tiles=tiling.tiles,

@@ -1,7 +1,8 @@
 """The inputs of the neuron, as the kernels read them: dense data or packed spikes, behind a batch norm or not.
 
 In the kernels a *branch* is the tuple (data, mean, spread, weight, bias, eps) of pointers (None: absent) and a number;
-a *place* is what ``triton_tiles.locate`` returns.
+a *place* is what ``triton_tiles.locate`` returns. A batch norm is ``y * scale + shift``; with statistics of the batch
+the kernel that merges these has written scale and shift.
 """
 # mypy: disable-error-code="no-untyped-def, assignment"
 # Arguments of kernels have no Python types, and a constexpr branch decides the type of a value.
@@ -9,13 +10,15 @@ a *place* is what ``triton_tiles.locate`` returns.
 import triton
 import triton.language as tl
 
-from snn_sparse.ops.spikes.triton_tiles import line_words, word_offsets
+from snn_sparse.ops.spikes.triton_tiles import of_step, offsets, words_of
 from snn_sparse.specs import NORMS
 
 # How a branch is normalised: not, by batch statistics of each step or one set of them, by frozen ones.
 NONE = tl.constexpr(NORMS["none"])
 PER_STEP = tl.constexpr(NORMS["per_step"])
 FROZEN = tl.constexpr(NORMS["frozen"])
+# Rows of what is written with statistics of the batch, [S, 3, C]: 1 / standard deviation, scale, shift.
+SPREADS, SCALE, SHIFT = tl.constexpr(3), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
@@ -25,27 +28,29 @@ def load_tile(pointer, at, mask):
 
 
 @triton.jit
-def load_tile_or(pointer, at, mask, default):
-    """A tile in float32, or the default without a pointer."""
-    tile = default
-    if pointer is not None:
-        tile = load_tile(pointer, at, mask)
-    return tile
+def load_data(pointer, t, place, w: tl.constexpr, live, BITS: tl.constexpr):
+    """Pixel ``w`` of the windows at step t of a branch, before its batch norm, in float32; 0 unless ``live``."""
+    first_line, lines, ats, exist, length, all_lines = place
+    if BITS:
+        words = words_of(length)
+        at = lines[w] * words + ats[w] // 32
+        word = tl.load(pointer + (all_lines * t + first_line) * words + at, mask=exist[w] & live, other=0)
+        data = ((word >> (ats[w] % 32)) & 1).to(tl.float32)
+    else:
+        data = load_tile(of_step(pointer, t, place), offsets(place, w), exist[w] & live)
+    return data
 
 
 @triton.jit
-def load_data(pointer, t, place, mask, BITS: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """Step t of a branch in float32, before its batch norm."""
-    _, _, first_image, image, pixel, within, channel, images, channels, pixels = place
-    start = (t * images + first_image).to(tl.int64)
-    if BITS:
-        words, lines = line_words(pixels, channels, CHANNELS_LAST)
-        at = word_offsets(image, pixel, channel, pixels, channels, CHANNELS_LAST)
-        word = tl.load(pointer + start * lines * words + at, mask=mask, other=0)
-        data = ((word >> (channel % 32 if CHANNELS_LAST else pixel % 32)) & 1).to(tl.float32)
-    else:
-        data = load_tile(pointer + start * channels * pixels, within, mask)
-    return data
+def load_potentials(pointer, place, default, WINDOW: tl.constexpr):
+    """Tiles of one map without timesteps, or the default without a pointer; a tuple."""
+    tiles = ()
+    for w in tl.static_range(WINDOW):
+        tile = default
+        if pointer is not None:
+            tile = load_data(pointer, 0, place, w, tl.full([1, 1], True, tl.int1), False)
+        tiles = tiles + (tile,)
+    return tiles
 
 
 @triton.jit
@@ -55,78 +60,93 @@ def load_channels(pointer, at, channel, channels):
 
 
 @triton.jit
-def load_invstd(spread, at, channel, channels, eps, NORM: tl.constexpr):
-    """1 / standard deviation: given with batch statistics, computed from the running variance."""
-    value = load_channels(spread, at, channel, channels)
-    if NORM == FROZEN:
-        value = tl.div_rn(1.0, tl.sqrt_rn(value + tl.cast(eps, tl.float32)))
-    return value
+def inverse_root(variance, eps):
+    """1 / standard deviation."""
+    return tl.div_rn(1.0, tl.sqrt_rn(variance + tl.cast(eps, tl.float32)))
 
 
 @triton.jit
 def load_affine(branch, t, channel, channels, NORM: tl.constexpr):
-    """(mean, scale, shift) of step t: x = (y - mean) * scale + shift."""
-    affine = (0.0, 1.0, 0.0)
-    if NORM != NONE:
-        _, mean, spread, weight, bias, eps = branch
-        at = t * channels if NORM == PER_STEP else 0
-        scale = load_invstd(spread, at, channel, channels, eps, NORM)
-        shift = tl.zeros_like(scale)
+    """(scale, shift) of step t."""
+    affine = (1.0, 0.0)
+    if NORM == FROZEN:
+        _, mean, variance, weight, bias, eps = branch
+        scale = inverse_root(load_channels(variance, 0, channel, channels), eps)
         if weight is not None:
             scale = scale * load_channels(weight, 0, channel, channels)
+        shift = -load_channels(mean, 0, channel, channels) * scale
         if bias is not None:
-            shift = load_channels(bias, 0, channel, channels)
-        affine = (load_channels(mean, at, channel, channels), scale, shift)
+            shift += load_channels(bias, 0, channel, channels)
+        affine = (scale, shift)
+    elif NORM != NONE:
+        at = t * (SPREADS * channels) if NORM == PER_STEP else 0
+        scale = load_channels(branch[2], at + SCALE * channels, channel, channels)
+        affine = (scale, load_channels(branch[2], at + SHIFT * channels, channel, channels))
     return affine
 
 
 @triton.jit
 def normalise(y, affine, NORM: tl.constexpr):
     """Batch norm of a tile."""
-    return y if NORM == NONE else tl.fma(y - affine[0], affine[1], affine[2])
+    return y if NORM == NONE else tl.fma(y, affine[0], affine[1])
 
 
 @triton.jit
-def normalise_gradient(dx, y, affine, sums, t, channel, channels, NORM: tl.constexpr):
-    """Gradient of y from that of x; ``sums`` point to the means of dx and of dx * (y - mean) / variance."""
-    if sums[0] is not None:  # batch statistics
-        at = t * channels if NORM == PER_STEP else 0
-        straight = dx - load_channels(sums[0], at, channel, channels)
-        dx = tl.fma(affine[0] - y, load_channels(sums[1], at, channel, channels), straight)
-    return dx if NORM == NONE else dx * affine[1]
+def normalise_gradient(dx, y, affine, slopes, t, channel, channels, NORM: tl.constexpr):
+    """Gradient of y from that of x; ``slopes`` [S, 2, C], with batch statistics: ``slope * y + offset`` is added."""
+    if slopes is not None:
+        at = t * (2 * channels) if NORM == PER_STEP else 0
+        slope = load_channels(slopes, at, channel, channels)
+        offset = load_channels(slopes, at + channels, channel, channels)
+        dx = tl.fma(y, slope, tl.fma(dx, affine[0], offset))
+    elif NORM != NONE:
+        dx = dx * affine[0]
+    return dx
 
 
 # fmt: off
 @triton.jit
-def hold(main, residual, place, mask, NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr):
+def hold(
+    main, residual, place, channel, channels,
+    NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, WINDOW: tl.constexpr,
+):
     """Load once what all steps share: affine maps (unless each step has its own), the constant input."""
-    _, _, _, _, _, _, channel, _, channels, _ = place
-    affine = load_affine(main, 0, channel, channels, NORM)
-    affine_r = load_affine(residual, 0, channel, channels, NORM_R)
-    data = 0.0
-    if CONSTANT:
-        data = load_data(main[0], 0, place, mask, False, False)
+    # fmt: on
+    data = ()
+    for w in tl.static_range(WINDOW):
+        data = data + (load_data(main[0], 0, place, w, tl.full([1, 1], True, tl.int1), False) if CONSTANT else 0.0,)
+    affine, affine_r = (1.0, 0.0), (1.0, 0.0)
+    if NORM != PER_STEP:
+        affine = load_affine(main, 0, channel, channels, NORM)
+    if NORM_R != PER_STEP:
+        affine_r = load_affine(residual, 0, channel, channels, NORM_R)
     return affine, affine_r, data
 
 
 @triton.jit
-def load_input(
-    main, residual, held, t, place, mask, NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr,
-    BITS_R: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-):
-    """The neuron's input at step t; and of both branches the data and the affine map."""
-    # fmt: on
-    _, _, _, _, _, _, channel, _, channels, _ = place
-    affine, affine_r, y = held
-    r = 0.0
+def load_affines(main, residual, held, t, channel, channels, NORM: tl.constexpr, NORM_R: tl.constexpr):
+    """Affine maps of both branches at step t."""
+    affine, affine_r = held[0], held[1]
     if NORM == PER_STEP:
         affine = load_affine(main, t, channel, channels, NORM)
     if NORM_R == PER_STEP:
         affine_r = load_affine(residual, t, channel, channels, NORM_R)
+    return affine, affine_r
+
+
+# fmt: off
+@triton.jit
+def load_input(
+    main, residual, held, affines, t, place, w: tl.constexpr, live,
+    NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr,
+):
+    """The neuron's input at step t, of pixel ``w`` of the windows; and the data of both branches."""
+    # fmt: on
+    y, r = held[2][w], 0.0
     if not CONSTANT:
-        y = load_data(main[0], t, place, mask, False, CHANNELS_LAST)
-    x = normalise(y, affine, NORM)
+        y = load_data(main[0], t, place, w, live, False)
+    x = normalise(y, affines[0], NORM)
     if residual[0] is not None:
-        r = load_data(residual[0], t, place, mask, BITS_R, CHANNELS_LAST)
-        x += normalise(r, affine_r, NORM_R)
-    return x, y, affine, r, affine_r
+        r = load_data(residual[0], t, place, w, live, BITS_R)
+        x += normalise(r, affines[1], NORM_R)
+    return x, y, r

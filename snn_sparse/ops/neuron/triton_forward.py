@@ -11,12 +11,12 @@ import triton
 import triton.language as tl
 
 from snn_sparse.ops.neuron.call import Settings, Tensors
-from snn_sparse.ops.neuron.triton_branch import hold, load_input, load_tile
+from snn_sparse.ops.neuron.triton_branch import hold, load_affines, load_input, load_potentials
 from snn_sparse.ops.neuron.triton_inputs import Inputs
 from snn_sparse.ops.neuron.triton_math import charge, neuron_numbers, readable_step, reset, step_exists
 from snn_sparse.ops.spikes import empty, packed_shape
 from snn_sparse.ops.spikes.triton_bits import store_spikes
-from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
+from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate, of_step, offsets
 from snn_sparse.ops.triton_launch import launch
 
 _ELEMENTS = 1024  # a program
@@ -31,37 +31,38 @@ def _forward_kernel(
     steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
     DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, BITS: tl.constexpr, STEPS: tl.constexpr,
-    SEGMENTS: tl.constexpr, EXACT: tl.constexpr,
-    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    SEGMENTS: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
 ):
-    place, mask, position, has_output = locate(
-        tl.program_id(0) // blocks, tl.program_id(0) % blocks, images, channels, height, width, pixels, outputs, line,
-        rows_per_image, ROWS, LANES, POOL, CHANNELS_LAST,
+    WINDOW: tl.constexpr = 4 if POOL else 1
+    tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    place, output, channel = locate(
+        tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
+        ROWS, LANES, POOL, CHANNELS_LAST, WHOLE,
     )
-    first_image, within = place[2], place[5]
-    start = first_image.to(tl.int64) * channels * pixels
     numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
     main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
-    held = hold(main, other, place, mask, NORM, CONSTANT, NORM_R)
-    v = tl.zeros([ROWS, 4 if POOL else 1, LANES], tl.float32) + numbers[3]
-    if v_init is not None:
-        v = load_tile(v_init + start, within, mask)
+    held = hold(main, other, place, channel, channels, NORM, CONSTANT, NORM_R, WINDOW)
+    v = load_potentials(v_init, place, tl.zeros([ROWS, LANES], tl.float32) + numbers[3], WINDOW)
     for seg in range(SEGMENTS):
         for k in tl.static_range(STEPS):
             t = seg * STEPS + k
             live, t = step_exists(t, steps, EXACT), readable_step(t, steps, EXACT)
-            x, _, _, _, _ = load_input(
-                main, other, held, t, place, mask & live, NORM, CONSTANT, NORM_R, BITS_R, CHANNELS_LAST
-            )
-            h = charge(v, x, numbers, KIND, DECAY_INPUT, RESET)
-            v = tl.where(live, reset(h, numbers, RESET), v)
-            fired = tl.max((h >= numbers[2]).to(tl.int32), axis=1, keep_dims=True)
+            affines = load_affines(main, other, held, t, channel, channels, NORM, NORM_R)
+            fired, after = tl.full([ROWS, LANES], False, tl.int1), ()
+            for w in tl.static_range(WINDOW):
+                x, _, _ = load_input(main, other, held, affines, t, place, w, live, NORM, CONSTANT, NORM_R, BITS_R)
+                h = charge(v[w], x, numbers, KIND, DECAY_INPUT, RESET)
+                fired = fired | (h >= numbers[2])
+                after = after + (tl.where(live, reset(h, numbers, RESET), v[w]),)
+            v = after
             store_spikes(
-                fired, spikes, t, place, position, has_output, live, outputs, rows_per_image,
+                fired, spikes, t, live, output, tile, block, images, channels, rows_per_image,
                 BITS, ROWS, LANES, CHANNELS_LAST,
             )
     if v_final is not None:
-        tl.store(v_final + start + within, v, mask=mask)
+        for w in tl.static_range(WINDOW):
+            tl.store(of_step(v_final, 0, place) + offsets(place, w), v[w], mask=place[3][w])
 # fmt: on
 
 

@@ -62,9 +62,13 @@ class Inputs:
             return
         channels = self.t.y.shape[2]
         shapes = [(channels,)] if frozen else [(1, channels), (steps, channels)]
-        if mean.shape not in shapes or spread is None or spread.shape != mean.shape:
+        of_spread = mean.shape if frozen else (mean.shape[0], 3, channels)
+        if mean.shape not in shapes or spread is None or spread.shape != of_spread:
+            wanted = (channels,) if frozen else (steps, 3, channels)
             got = tuple(mean.shape), None if spread is None else tuple(spread.shape)
-            raise ValueError(f"mean{suffix} and spread{suffix} must be {shapes[-1]}, got {got[0]} and {got[1]}")
+            raise ValueError(
+                f"mean{suffix} and spread{suffix} must be {shapes[-1]} and {wanted}, got {got[0]} and {got[1]}"
+            )
         for name in ("weight", "bias"):
             x = getattr(self.t, name + suffix)
             if x is not None and x.shape != (channels,):

@@ -24,8 +24,8 @@ HARD, SOFT, LATE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 @triton.jit
 def step_exists(t, steps, EXACT: tl.constexpr):
-    """Whether step t is one of the sequence; [1, 1, 1], as the interpreter spoils masks that meet a scalar."""
-    return tl.full([1, 1, 1], True, tl.int1) if EXACT else tl.zeros([1, 1, 1], tl.int32) + t < steps
+    """Whether step t is one of the sequence; [1, 1], as the interpreter spoils masks that meet a scalar."""
+    return tl.full([1, 1], True, tl.int1) if EXACT else tl.zeros([1, 1], tl.int32) + t < steps
 
 
 @triton.jit
@@ -39,7 +39,8 @@ def neuron_numbers(numbers, rate, KIND: tl.constexpr):
     """Collect what the functions below take as ``numbers``, in float32, from ``triton_inputs.neuron_arguments``.
 
     The first is the decay: 1 / tau, divided once a program, so that no step divides, or the factor of the leaky neuron;
-    where it is learnt, it is loaded.
+    where it is learnt, it is loaded. The last two, of a LIF neuron: the share of the potential that stays, and what a
+    step adds to it without input.
     """
     tau, decay, v_threshold, fires_at, v_reset, late = numbers
     if rate is not None:
@@ -49,13 +50,14 @@ def neuron_numbers(numbers, rate, KIND: tl.constexpr):
     else:
         decay = tl.div_rn(1.0, tl.cast(tau, tl.float32))
     v_threshold, fires_at = tl.cast(v_threshold, tl.float32), tl.cast(fires_at, tl.float32)
-    return decay, v_threshold, fires_at, tl.cast(v_reset, tl.float32), tl.cast(late, tl.float32)
+    v_reset = tl.cast(v_reset, tl.float32)
+    return decay, v_threshold, fires_at, v_reset, tl.cast(late, tl.float32), 1.0 - decay, decay * v_reset
 
 
 @triton.jit
 def charge(v, x, numbers, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr, RESET: tl.constexpr):
     """Membrane potential h before firing."""
-    decay, _, fires_at, v_rest, late = numbers
+    decay, _, fires_at, _, late, kept, rest = numbers
     if KIND == IF:
         h = v + x
     elif KIND == LEAKY:
@@ -63,16 +65,16 @@ def charge(v, x, numbers, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr, RESET: 
         if RESET == LATE:
             h = h - tl.where(v >= fires_at, late, 0.0)
     elif DECAY_INPUT:
-        h = tl.fma(x - (v - v_rest), decay, v)
+        h = tl.fma(x, decay, tl.fma(v, kept, rest))
     else:
-        h = tl.fma(v_rest - v, decay, v) + x
+        h = tl.fma(v, kept, rest) + x
     return h
 
 
 @triton.jit
 def reset(h, numbers, RESET: tl.constexpr):
     """Membrane potential after firing; NaN never spikes."""
-    _, v_threshold, fires_at, v_reset, _ = numbers
+    _, v_threshold, fires_at, v_reset, _, _, _ = numbers
     if RESET == HARD:
         h = tl.where(h >= fires_at, v_reset, h)
     elif RESET == SOFT:
@@ -86,7 +88,8 @@ def surrogate_gradient(u, surrogate, SURROGATE: tl.constexpr):
     peak, slope = surrogate
     z = slope * u
     if SURROGATE == ATAN:
-        ds = peak / tl.fma(z, z, 1.0)
+        root = tl.rsqrt(tl.fma(z, z, 1.0))  # one instruction, where a division takes ten
+        ds = peak * root * root
     elif SURROGATE == LOGISTIC:  # in exp(-|z|), so that nothing overflows
         e = tl.exp(-tl.abs(z))
         ds = (4.0 * peak) * e / ((1.0 + e) * (1.0 + e))
@@ -110,7 +113,7 @@ def potential_gradient(
 ):
     """dL/dh, from the gradients of the spike and of the potential behind the reset; a late reset is detached."""
     # fmt: on
-    _, v_threshold, fires_at, v_reset, _ = numbers
+    _, v_threshold, fires_at, v_reset, _, _, _ = numbers
     ds = surrogate_gradient(h - v_threshold, surrogate, SURROGATE)
     if RESET == HARD:
         direct = tl.where(h >= fires_at, 0.0, grad_v)
@@ -124,16 +127,19 @@ def potential_gradient(
 
 
 @triton.jit
-def charge_gradient(dh, decay, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
-    """Gradients of the input and of the potential before the step."""
-    if KIND == IF:
-        dx, dv = dh, dh
-    elif KIND == LEAKY:
-        dx, dv = dh, dh * decay
-    else:
-        leaked = dh * decay
-        dx, dv = leaked if DECAY_INPUT else dh, dh - leaked
-    return dx, dv
+def input_share(numbers, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
+    """Gradient of the input as a share of dL/dh."""
+    return 1.0 if KIND == IF or KIND == LEAKY or not DECAY_INPUT else numbers[0]
+
+
+@triton.jit
+def charge_gradient(dh, numbers, KIND: tl.constexpr):
+    """Gradient of the potential before the step."""
+    if KIND == LEAKY:
+        dh = dh * numbers[0]
+    elif KIND != IF:
+        dh = dh * numbers[5]
+    return dh
 
 
 @triton.jit

@@ -9,13 +9,13 @@ import triton
 import triton.language as tl
 
 from snn_sparse.ops.backend import TRITON_DTYPES
-from snn_sparse.ops.neuron.triton_branch import load_channels, load_tile
+from snn_sparse.ops.neuron.triton_branch import SCALE, SHIFT, SPREADS, inverse_root, load_data, load_tile
 from snn_sparse.ops.spikes import NCHW, NHWC, is_channels_last, ordered
 from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
 from snn_sparse.ops.triton_launch import launch
 
-_ELEMENTS = 1024  # a program and iteration
-_CHANNELS, _PARTS = 4, 256  # a program of the merging kernel, and parts of them merged at a time
+_ELEMENTS = 2048  # a program and iteration
+_PARTS = 2048  # merged at a time, of all steps together
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _merge(count, mean, m2, axis: tl.constexpr):
 @triton.jit(do_not_specialize=(*UNSPECIALIZED, "steps", "tiles", "programs"))
 def _partial_statistics_kernel(
     y, partials, steps, images, channels, height, width, pixels, outputs, line, rows_per_image, blocks, tiles, programs,
-    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
 ):
     """Count, mean and sum of squared deviations (Welford's, of each element's own run of rows, then merged).
 
@@ -41,21 +41,22 @@ def _partial_statistics_kernel(
     # fmt: on
     block, program = tl.program_id(0) % blocks, tl.program_id(0) // blocks % programs
     t = tl.program_id(0) // blocks // programs
-    count = tl.zeros([ROWS, 1, LANES], tl.float32)
-    mean, m2, seen = count, count, 0.0
+    mean, count, seen = tl.zeros([ROWS, LANES], tl.float32), tl.zeros([ROWS, 1], tl.float32), 0.0
+    m2 = mean
     for tile in range(program, tiles, programs):
-        place, mask, _, _ = locate(
+        place, output, _ = locate(
             tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
-            ROWS, LANES, POOL, CHANNELS_LAST,
+            ROWS, LANES, POOL, CHANNELS_LAST, WHOLE,
         )  # fmt: skip
-        start = (t * images + place[2]).to(tl.int64) * channels * pixels
         seen += 1.0  # existing rows come first, so an element that exists was always there before
-        delta = tl.where(mask, load_tile(y + start, place[5], mask) - mean, 0.0)
-        mean = tl.fma(delta, 1.0 / seen, mean)
-        m2 = tl.fma(delta, delta * (1.0 - 1.0 / seen), m2)
-        count += mask.to(tl.float32)
-    count, mean, m2 = _merge(count, mean, m2, 0)
-    channel = block * LANES + tl.arange(0, LANES)[None, None, :]
+        share, rows_exist = 1.0 / seen, output[6]
+        delta = tl.where(rows_exist, load_data(y, t, place, 0, tl.full([1, 1], True, tl.int1), False) - mean, 0.0)
+        moved = delta * share
+        mean += moved
+        m2 = tl.fma(delta, delta - moved, m2)
+        count += rows_exist.to(tl.float32)
+    count, mean, m2 = _merge(count + tl.zeros([ROWS, LANES], tl.float32), mean, m2, 0)
+    channel = block * LANES + tl.arange(0, LANES)[None, :]
     quantity = steps.to(tl.int64) * channels * programs
     at = (channel * steps + t) * programs + program
     tl.store(partials + at, count, mask=channel < channels)
@@ -64,50 +65,55 @@ def _partial_statistics_kernel(
 
 
 @triton.jit
-def _move(running, new, factor, channel, channels):
-    """Move running statistics towards new ones, as ``torch.nn.functional.batch_norm``."""
-    old = load_channels(running, 0, channel, channels)
-    value = factor * new + (1.0 - factor) * old
-    tl.store(running + channel, value.to(running.dtype.element_ty), mask=channel < channels)
+def _move(running, new, share, kept):
+    """Move a running statistic towards new ones [T, 1], in one step."""
+    value = kept * tl.load(running).to(tl.float32) + tl.sum(tl.sum(new * share, axis=1), axis=0)
+    tl.store(running, value.to(running.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=("updates", "parts"))
 def _merge_statistics_kernel(
-    partials, mean_to, invstd_to, running_mean, running_var, factors, shift, eps, updates, parts, channels,
-    CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+    partials, mean_to, spread_to, weight, bias, running_mean, running_var, shares, shift, eps, updates, parts, channels,
+    UPDATES: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Merge the parts of each update [3, C, updates, parts] in a fixed order; move the running statistics in turn."""
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
-    exists = channel < channels
+    """One channel: merge the parts of all updates [3, C, updates, parts] in a fixed order; move the running statistics."""
+    channel = tl.program_id(0)
+    t = tl.arange(0, UPDATES)[:, None]
+    exists = t < updates
     quantity = updates.to(tl.int64) * channels * parts
-    for t in range(updates):
-        count = tl.zeros([CHANNELS, 1], tl.float32)
-        mean, m2 = count, count
-        for first in range(0, parts, PARTS):
-            part = first + tl.arange(0, PARTS)[None, :]
-            at, given = (channel * updates + t) * parts + part, exists & (part < parts)
-            more = _merge(
-                load_tile(partials, at, given),
-                load_tile(partials + quantity, at, given),
-                load_tile(partials + 2 * quantity, at, given),
-                1,
-            )
-            total = tl.maximum(count + more[0], 1.0)
-            delta = more[1] - mean
-            m2 += more[2] + delta * delta * (count * more[0] / total)
-            mean += delta * (more[0] / total)
-            count += more[0]
-        variance = m2 / tl.maximum(count, 1.0)
-        invstd = tl.div_rn(1.0, tl.sqrt_rn(variance + tl.cast(eps, tl.float32)))
-        tl.store(mean_to + t * channels + channel, mean, mask=exists)
-        tl.store(invstd_to + t * channels + channel, invstd, mask=exists)
-        if running_mean is not None:
-            factor, seen = tl.load(factors + t), mean
-            if shift is not None:
-                seen = mean + load_channels(shift, 0, channel, channels)
-            _move(running_mean, seen, factor, channel, channels)
-            _move(running_var, m2 / (count - 1.0), factor, channel, channels)
-            tl.debug_barrier()  # the next update loads what another thread has stored
+    count = tl.zeros([UPDATES, 1], tl.float32)
+    mean, m2 = count, count
+    for first in range(0, parts, PARTS):
+        part = first + tl.arange(0, PARTS)[None, :]
+        at, given = (channel * updates + t) * parts + part, exists & (part < parts)
+        more = _merge(
+            load_tile(partials, at, given),
+            load_tile(partials + quantity, at, given),
+            load_tile(partials + 2 * quantity, at, given),
+            1,
+        )
+        total = tl.maximum(count + more[0], 1.0)
+        delta = more[1] - mean
+        m2 += more[2] + delta * delta * (count * more[0] / total)
+        mean += delta * (more[0] / total)
+        count += more[0]
+    scale = inverse_root(m2 / tl.maximum(count, 1.0), eps)
+    tl.store(mean_to + t * channels + channel, mean, mask=exists)
+    to = spread_to + SPREADS * t * channels + channel
+    tl.store(to, scale, mask=exists)
+    if weight is not None:
+        scale = scale * tl.load(weight + channel).to(tl.float32)
+    moved = -mean * scale
+    if bias is not None:
+        moved += tl.load(bias + channel).to(tl.float32)
+    tl.store(to + SCALE * channels, scale, mask=exists)
+    tl.store(to + SHIFT * channels, moved, mask=exists)
+    if running_mean is not None:
+        share, kept = load_tile(shares, t, exists), tl.load(shares + updates)
+        if shift is not None:
+            mean += tl.load(shift + channel).to(tl.float32)
+        _move(running_mean + channel, mean, share, kept)
+        _move(running_var + channel, m2 / (count - 1.0), share, kept)
 
 
 def _partial_statistics(y: torch.Tensor) -> torch.Tensor:
@@ -133,9 +139,16 @@ def _partial_statistics(y: torch.Tensor) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def _factors_on(factors: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Shares of new statistics as float32 ``[updates]`` on a device; kept, since a copy would wait for the host."""
-    return torch.tensor(factors, dtype=torch.float32, device=device)
+def _shares_on(factors: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Shares of each update's statistics in the running ones after all of them, then of the old ones: [updates + 1].
+
+    Float32 on a device; kept, since a copy would wait for the host.
+    """
+    kept, shares = 1.0, []
+    for factor in reversed(factors):
+        shares.append(factor * kept)
+        kept *= 1 - factor
+    return torch.tensor([*shares[::-1], kept], dtype=torch.float32, device=device)
 
 
 def batch_statistics(
@@ -143,18 +156,22 @@ def batch_statistics(
     eps: float = 1e-5,
     *,
     pooled: bool = False,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
     running_mean: torch.Tensor | None = None,
     running_var: torch.Tensor | None = None,
     factors: tuple[float, ...] = (),
     parts: torch.Tensor | None = None,
     shift: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and ``1 / sqrt(variance + eps)`` of each channel; moves the running statistics in place if they are given.
+    """Statistics of each channel as the neuron's kernels read them; moves the running ones in place if they are given.
 
     Args:
         y: ``[T, N, C, H, W]``, float32, float16 or bfloat16, NCHW or NHWC in memory (else it is copied).
         eps: added to the (biased) variance.
         pooled: whether all steps share one mean and variance, instead of each having its own.
+        weight: ``[C]`` of the batch norm; None: 1.
+        bias: ``[C]`` of the batch norm; None: 0.
         running_mean: ``[C]``, contiguous; moved once an update, in order of t.
         running_var: likewise, by the unbiased variance.
         factors: share of the new statistics in each update, T of them, or one if pooled.
@@ -164,42 +181,48 @@ def batch_statistics(
             subtracted again; None: nothing.
 
     Returns:
-        float32 ``[updates, C]``, twice.
+        float32 means ``[updates, C]``, and ``[updates, 3, C]``: ``1 / sqrt(variance + eps)``, scale and shift of the
+        batch norm ``y * scale + shift``.
 
     Raises:
         ValueError: a shape that does not fit, or a single value per channel. TypeError: a dtype that is not supported.
     """
-    updates = _check(y, pooled, running_mean, running_var, factors)
+    updates = _check(y, pooled, (weight, bias), running_mean, running_var, factors)
     steps, channels = y.shape[0], y.shape[2]
     partials = _partial_statistics(y) if parts is None else parts
     if partials.shape[:3] != (3, channels, steps) or not partials.is_contiguous():
         raise ValueError(f"parts must be contiguous and {(3, channels, steps)} by parts, got {tuple(partials.shape)}")
-    mean, invstd = (torch.empty((updates, channels), dtype=torch.float32, device=y.device) for _ in range(2))
+    mean = torch.empty((updates, channels), dtype=torch.float32, device=y.device)
+    spread = torch.empty((updates, SPREADS.value, channels), dtype=torch.float32, device=y.device)
+    padded = triton.next_power_of_2(updates)
     launch(
         _merge_statistics_kernel,
-        triton.cdiv(channels, _CHANNELS),
+        channels,
         y.device,
         num_warps=4,
         partials=partials,
         mean_to=mean,
-        invstd_to=invstd,
+        spread_to=spread,
+        weight=weight,
+        bias=bias,
         running_mean=running_mean,
         running_var=running_var,
-        factors=None if running_mean is None else _factors_on(factors, y.device),
+        shares=None if running_mean is None else _shares_on(factors, y.device),
         shift=shift,
         eps=float(eps),
         updates=updates,
         parts=partials.shape[3] * (steps // updates),
         channels=channels,
-        CHANNELS=_CHANNELS,
-        PARTS=_PARTS,
+        UPDATES=padded,
+        PARTS=max(2, min(512, _PARTS // padded)),
     )
-    return mean, invstd
+    return mean, spread
 
 
 def _check(
     y: torch.Tensor,
     pooled: bool,
+    affine: tuple[torch.Tensor | None, torch.Tensor | None],
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
     factors: tuple[float, ...],
@@ -217,10 +240,8 @@ def _check(
         raise ValueError("running_mean and running_var must be given together")
     if running_mean is not None and len(factors) != updates:
         raise ValueError(f"factors must be {updates}, one an update, got {len(factors)}")
-    for name, x, shape in (
-        ("running_mean", running_mean, (channels,)),
-        ("running_var", running_var, (channels,)),
-    ):
-        if x is not None and (x.shape != shape or not x.is_contiguous()):
-            raise ValueError(f"{name} must be contiguous and {shape}, got {tuple(x.shape)}")
+    given = {"weight": affine[0], "bias": affine[1], "running_mean": running_mean, "running_var": running_var}
+    for name, x in given.items():
+        if x is not None and (x.shape != (channels,) or not x.is_contiguous()):
+            raise ValueError(f"{name} must be contiguous and {(channels,)}, got {tuple(x.shape)}")
     return updates

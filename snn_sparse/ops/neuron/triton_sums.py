@@ -1,4 +1,4 @@
-"""Second reduction of the backward pass: from sums of dx and dx * (y - mean) to the gradients of a batch norm."""
+"""Second reduction of the backward pass: from sums of dx and dx * y to the gradients of a batch norm."""
 # mypy: allow-untyped-defs
 # Arguments of kernels have no Python types.
 
@@ -8,66 +8,65 @@ import torch
 import triton
 import triton.language as tl
 
-from snn_sparse.ops.neuron.triton_branch import PER_STEP, load_invstd
+from snn_sparse.ops.neuron.triton_branch import PER_STEP, SCALE, SPREADS, inverse_root, load_tile
 from snn_sparse.ops.neuron.triton_inputs import is_batch
 from snn_sparse.ops.triton_launch import launch
 from snn_sparse.specs import NORMS
 
-_CHANNELS, _PROGRAMS = 4, 256
+_ENTRIES = 2048  # of partials that a program reads at a time
 POOLED = tl.constexpr(NORMS["pooled"])
-
-
-@triton.jit
-def _total(partials, row, channel, channels, programs, CHANNELS: tl.constexpr, PROGRAMS: tl.constexpr):
-    """Sum over programs, in a fixed order, of one row of partials [rows, C, programs]: [CHANNELS]."""
-    sums = tl.zeros([CHANNELS, PROGRAMS], tl.float32)
-    for first in range(0, programs, PROGRAMS):
-        program = first + tl.arange(0, PROGRAMS)[None, :]
-        at = (row * channels + channel[:, None]) * programs + program
-        sums += tl.load(partials + at, mask=(channel[:, None] < channels) & (program < programs), other=0.0)
-    return tl.sum(sums, axis=1)
 
 
 # fmt: off
 @triton.jit(do_not_specialize=("count", "steps", "slots", "programs"))
 def _finish_sums_kernel(
-    partials, spread, eps, mean_dx, slope, dweight, dbias, count, steps, slots, channels, programs,
-    QUANTITY: tl.constexpr, NORM: tl.constexpr, CHANNELS: tl.constexpr, PROGRAMS: tl.constexpr,
+    partials, mean, spread, eps, slopes, dweight, dbias, count, steps, slots, channels, programs,
+    QUANTITY: tl.constexpr, NORM: tl.constexpr, STEPS: tl.constexpr, PROGRAMS: tl.constexpr,
 ):
+    """One channel, all steps at once; sums over programs, in a fixed order, of partials [quantities, slots, C, programs]."""
     # fmt: on
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    exists = channel < channels
-    count = tl.cast(count, tl.float32)
-    sum_dx = tl.zeros([CHANNELS], tl.float32)
-    sum_dxy, sum_dxhat = sum_dx, sum_dx
-    for t in range(steps):
-        dx = _total(partials, t, channel, channels, programs, CHANNELS, PROGRAMS)
-        dxy = _total(partials, QUANTITY * slots + t, channel, channels, programs, CHANNELS, PROGRAMS)
-        sum_dx += dx
-        sum_dxy += dxy
-        if NORM == PER_STEP:
-            invstd = load_invstd(spread, t * channels, channel, channels, eps, NORM)
-            sum_dxhat += dxy * invstd
-            tl.store(mean_dx + t * channels + channel, dx / count, mask=exists)
-            tl.store(slope + t * channels + channel, dxy * invstd * invstd / count, mask=exists)
+    channel = tl.program_id(0)
+    t = tl.arange(0, STEPS)[:, None]
+    exists = t < steps
+    sums = tl.zeros([STEPS, PROGRAMS], tl.float32)
+    sums_y = sums
+    for first in range(0, programs, PROGRAMS):
+        program = first + tl.arange(0, PROGRAMS)[None, :]
+        at, given = (t * channels + channel) * programs + program, exists & (program < programs)
+        sums += load_tile(partials, at, given)
+        sums_y += load_tile(partials + QUANTITY * slots * channels * programs, at, given)
+    dx, dxy = tl.sum(sums, axis=1, keep_dims=True), tl.sum(sums_y, axis=1, keep_dims=True)
+    sum_dx = tl.sum(dx, axis=0, keep_dims=True)
     if NORM != PER_STEP:
-        invstd = load_invstd(spread, 0, channel, channels, eps, NORM)
-        sum_dxhat = sum_dxy * invstd
-    if NORM == POOLED:
-        tl.store(mean_dx + channel, sum_dx / count, mask=exists)
-        tl.store(slope + channel, sum_dxhat * invstd / count, mask=exists)
+        t, exists = tl.zeros([1, 1], tl.int32), tl.full([1, 1], True, tl.int1)
+        dx, dxy = sum_dx, tl.sum(dxy, axis=0, keep_dims=True)
+    average = load_tile(mean, t * channels + channel, exists)
+    dxy -= average * dx  # of dx * (y - mean)
+    if NORM == PER_STEP or NORM == POOLED:
+        spreads = spread + SPREADS * t * channels + channel
+        invstd, scale = load_tile(spreads, 0, exists), load_tile(spreads, SCALE * channels, exists)
+        count = tl.cast(count, tl.float32)
+        slope = dxy * invstd * invstd / count
+        at = slopes + 2 * t * channels + channel
+        tl.store(at, -scale * slope, mask=exists)
+        tl.store(at + channels, scale * (average * slope - dx / count), mask=exists)
+    else:
+        invstd = inverse_root(load_tile(spread, channel + t, exists), eps)
     if dweight is not None:
-        tl.store(dweight + channel, sum_dxhat.to(dweight.dtype.element_ty), mask=exists)
+        sum_dxhat = tl.sum(tl.sum(dxy * invstd, axis=1), axis=0)
+        tl.store(dweight + channel, sum_dxhat.to(dweight.dtype.element_ty))
     if dbias is not None:
-        tl.store(dbias + channel, sum_dx.to(dbias.dtype.element_ty), mask=exists)
+        tl.store(dbias + channel, tl.sum(tl.sum(sum_dx, axis=1), axis=0).to(dbias.dtype.element_ty))
 
 
 @dataclass(frozen=True)
 class NormGradients:
-    """Means of dx and of dx * (y - mean) / variance per statistics ``[S, C]``; gradients of the affine parameters."""
+    """Slope and offset of y's gradient for each of its statistics ``[S, 2, C]``; gradients of the affine parameters.
 
-    mean_dx: torch.Tensor | None = None
-    slope: torch.Tensor | None = None
+    With statistics of the batch the gradient of y is ``scale * dx + slope * y + offset``.
+    """
+
+    slopes: torch.Tensor | None = None
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
 
@@ -93,23 +92,26 @@ def finish_sums(
         weight, bias: its affine parameters.
         eps: added to a frozen variance.
         code: how it normalises.
-        quantity: the one that holds dx * (y - mean).
+        quantity: the one that holds dx * y.
         steps: slots that are filled.
         count: elements behind one mean.
     """
     _, slots, channels, programs = partials.shape
-    mean_dx, slope = (torch.empty_like(mean, dtype=torch.float32) if is_batch(code) else None for _ in range(2))
+    slopes = None
+    if is_batch(code):
+        slopes = torch.empty((mean.shape[0], 2, channels), dtype=torch.float32, device=partials.device)
     dweight, dbias = (None if x is None else torch.empty_like(x) for x in (weight, bias))
+    padded = triton.next_power_of_2(max(1, slots))
     launch(
         _finish_sums_kernel,
-        triton.cdiv(channels, _CHANNELS),
+        channels,
         partials.device,
         num_warps=4,
         partials=partials,
+        mean=mean.contiguous(),
         spread=spread.contiguous(),
         eps=float(eps),
-        mean_dx=mean_dx,
-        slope=slope,
+        slopes=slopes,
         dweight=dweight,
         dbias=dbias,
         count=float(count),
@@ -119,7 +121,7 @@ def finish_sums(
         programs=programs,
         QUANTITY=quantity,
         NORM=code,
-        CHANNELS=_CHANNELS,
-        PROGRAMS=_PROGRAMS,
+        STEPS=padded,
+        PROGRAMS=max(64, min(512, _ENTRIES // padded)),
     )
-    return NormGradients(mean_dx, slope, dweight, dbias)
+    return NormGradients(slopes, dweight, dbias)

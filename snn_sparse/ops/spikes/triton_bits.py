@@ -12,51 +12,41 @@ import triton.language as tl
 
 from snn_sparse.ops.backend import TRITON_DTYPES
 from snn_sparse.ops.spikes.memory_format import NCHW, NHWC, empty, packed_shape
-from snn_sparse.ops.spikes.triton_tiles import line_words, offsets
+from snn_sparse.ops.spikes.triton_tiles import of_step, words_of
 from snn_sparse.ops.triton_launch import launch
 
 _WORDS = 32  # a program
 
 
+# fmt: off
 @triton.jit
 def store_spikes(
-    spikes,
-    pointer,
-    t,
-    place,
-    position,
-    mask,
-    live,
-    outputs,
-    rows_per_image,
-    BITS: tl.constexpr,
-    ROWS: tl.constexpr,
-    LANES: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    fired, pointer, t, live, output, tile, block, images, channels, rows_per_image,
+    BITS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
 ):
-    """Store 0/1 spikes [ROWS, 1, LANES] of step t, dense or packed, if ``live``; ``mask`` tells which of them exist."""
-    first_row, first_channel, first_image, image, _, _, channel, images, channels, _ = place
-    start = (t * images + first_image).to(tl.int64)
+    """Store which neurons fired [ROWS, LANES] at step t, dense or packed, if ``live`` [1, 1]; as ``locate`` says where."""
+    # fmt: on
+    first_line, line, at, exists, length, lines, rows_exist = output
     if not BITS:
-        at = offsets(image, position, channel, outputs, channels, CHANNELS_LAST)
-        tl.store(pointer + start * channels * outputs + at, spikes.to(pointer.dtype.element_ty), mask=mask & live)
+        spikes = fired.to(pointer.dtype.element_ty)
+        tl.store(of_step(pointer, t, output) + line * length + at, spikes, mask=exists & live)
     else:
-        words, lines = line_words(outputs, channels, CHANNELS_LAST)
-        spikes = tl.where(mask, spikes, 0)
-        bit = tl.arange(0, 32)[None, None, :]
+        words = words_of(length)
+        bit = tl.full([1, 1], 1, tl.int32) << (at % 32 if CHANNELS_LAST else tl.arange(0, ROWS)[:, None] % 32)
+        bits = tl.where(fired & exists, bit, 0)
+        pointer += (lines * t + first_line) * words
         if CHANNELS_LAST:
-            packed = tl.sum(tl.reshape(spikes, [ROWS, LANES // 32, 32]) << bit, axis=2)[:, None, :]
-            word = first_channel // 32 + tl.arange(0, LANES // 32)[None, None, :]
-            at = (image * lines + position) * words + word
-            exists = (image + first_image < images) & (position < outputs) & (word < words)
+            packed = tl.sum(tl.reshape(bits, [ROWS, LANES // 32, 32]), axis=2)
+            word = block * (LANES // 32) + tl.arange(0, LANES // 32)[None, :]
+            tl.store(pointer + line * words + word, packed, mask=rows_exist & (word < words) & live)
         else:  # rows of an image are padded to whole words, so that no word spans two images
-            packed = tl.sum(tl.reshape(spikes, [ROWS // 32, 1, 32]) << bit, axis=2, keep_dims=True)
-            row = first_row // 32 + tl.arange(0, ROWS // 32)[:, None, None]
+            packed = tl.sum(tl.reshape(bits, [ROWS // 32, 32]), axis=1, keep_dims=True)
+            row = tile * (ROWS // 32) + tl.arange(0, ROWS // 32)[:, None]
             word = row % (rows_per_image // 32)
             image = row // (rows_per_image // 32)
-            at = ((image - first_image) * lines + channel) * words + word
-            exists = (image < images) & (word < words)
-        tl.store(pointer + start * lines * words + at, packed, mask=exists & live)
+            there = (image < images) & (word < words)
+            line = (image - tile * ROWS // rows_per_image) * channels + block
+            tl.store(pointer + line * words + word, packed, mask=there & live)
 
 
 @triton.jit(do_not_specialize=("lines",))

@@ -1,8 +1,10 @@
-"""Which elements a program works on: a tile [ROWS, WINDOW, LANES] of one timestep, in either memory format.
+"""Which elements a program works on: tiles [ROWS, LANES] of one timestep, in either memory format.
 
-Rows run over the pixels of all images (with a pool over its 2x2 windows, WINDOW = 4 pixels each), lanes over channels:
-one channel a program where channels are outermost (NCHW), up to 64 neighbours where they are innermost (NHWC).
-Windows that a map of odd size cuts off come after the complete ones of each image; they have pixels but no output.
+Rows run over the pixels of all images, lanes over channels: one channel a program where channels are outermost (NCHW),
+up to 64 neighbours where they are innermost (NHWC). With a pool rows run over 2x2 windows, and each of their four pixels
+is a tile of its own, so that a thread has a whole window. Windows that a map of odd size cuts off come after the
+complete ones of each image; they have pixels but no output. A *line* is what lies together in memory: the channels of a
+pixel (NHWC), or the pixels of a channel (NCHW).
 """
 # mypy: disable-error-code="no-untyped-def, assignment"
 # Arguments of kernels have no Python types, and a constexpr branch decides the type of a value.
@@ -14,93 +16,102 @@ import triton
 import triton.language as tl
 
 MAX_LANES = 64
-# Programs of kernels that sum over rows: some waves on the largest GPUs, yet few partial sums.
-MAX_SUMMING_PROGRAMS = 2048
+# Programs of kernels that sum over rows: six on each of an H100's multiprocessors, so that each has many tiles.
+MAX_SUMMING_PROGRAMS = 6 * 132
 
 
-@triton.jit
-def tile_rows(tile, images, height, width, outputs, line, rows_per_image, ROWS: tl.constexpr, POOL: tl.constexpr):
-    """Where the rows of a tile lie.
-
-    Returns the first image; of each row the image after that, the output's position and whether there is one
-    [ROWS, 1, 1]; of each pixel its position and whether it exists [ROWS, WINDOW, 1].
-    """
-    first = tile * ROWS
-    first_image = first // rows_per_image
-    row = first + tl.arange(0, ROWS)[:, None, None]
-    image = row // rows_per_image
-    position = row % rows_per_image
-    has_output = (image < images) & (position < outputs)
-    if POOL:
-        half = width // 2
-        right_edge = (height // 2) * (width % 2)
-        edge = position - line
-        i = tl.where(position < outputs, position // half, tl.where(edge < right_edge, edge, height // 2))
-        j = tl.where(position < outputs, position % half, tl.where(edge < right_edge, half, edge - right_edge))
-        window = tl.arange(0, 4)[None, :, None]
-        y = 2 * i + window // 2
-        x = 2 * j + window % 2
-        pixel = y * width + x
-        exists = (image < images) & ((position < outputs) | (edge >= 0)) & (y < height) & (x < width)
-    else:
-        pixel = position
-        exists = has_output
-    return first_image, image - first_image, position, has_output, pixel, exists
-
-
-@triton.jit
-def offsets(image, position, channel, positions, channels, CHANNELS_LAST: tl.constexpr):
-    """Offsets of elements in one timestep; 32 bits are enough after the tile's first image (``cut`` checks it)."""
-    inside = position * channels + channel if CHANNELS_LAST else channel * positions + position
-    return image * (channels * positions) + inside
-
-
+# fmt: off
 @triton.jit
 def locate(
-    tile,
-    block,
-    images,
-    channels,
-    height,
-    width,
-    pixels,
-    outputs,
-    line,
-    rows_per_image,
-    ROWS: tl.constexpr,
-    LANES: tl.constexpr,
-    POOL: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr,
+    tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
+    ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
 ):
-    """A tile's place, which of its elements exist, its outputs' positions, and which of them exist.
+    """Places of a tile's neurons and of its outputs, and its channels [1, LANES].
 
-    The place is (first row, first channel, first image, image after that, pixel, offset in one timestep from the first
-    image on, channel, images, channels, pixels).
+    Returns:
+        place of the neurons: first line (int64), lines after it, positions in their lines, which of them exist (tuples,
+        an entry for each of the window's pixels), length of a line, lines of a timestep (int64).
+        place of the outputs: the same without tuples; and which rows have an output [ROWS, 1].
+        channels.
     """
-    channel = block * LANES + tl.arange(0, LANES)[None, None, :]
-    first_image, image, position, has_output, pixel, exists = tile_rows(
-        tile, images, height, width, outputs, line, rows_per_image, ROWS, POOL
-    )
-    within = offsets(image, pixel, channel, pixels, channels, CHANNELS_LAST)
-    place = (tile * ROWS, block * LANES, first_image, image, pixel, within, channel, images, channels, pixels)
-    return place, exists & (channel < channels), position, has_output & (channel < channels)
+    # fmt: on
+    first = tile * ROWS
+    row = tl.arange(0, ROWS)[:, None]
+    channel = block * LANES + tl.arange(0, LANES)[None, :]
+    has_channel = tl.full([1, LANES], True, tl.int1) if WHOLE else channel < channels
+    if CHANNELS_LAST and not POOL:  # the pixels of all images follow each other
+        rows_exist = tl.full([ROWS, 1], True, tl.int1) if WHOLE else row < images * pixels - first
+        before, after = first, first
+        lines, ats, exist, position_line, at = (row,), (channel,), (rows_exist & has_channel,), row, channel
+    elif CHANNELS_LAST and WHOLE:  # so do the windows; two lines of them are four of pixels
+        half = width // 2
+        rows_exist = tl.full([ROWS, 1], True, tl.int1)
+        before, after = first // half * (2 * width), first
+        strip = (row + first) // half
+        corner = strip * (2 * width) + (row + first - strip * half) * 2 - before
+        all_exist = rows_exist & has_channel
+        lines, ats = (corner, corner + 1, corner + width, corner + width + 1), (channel, channel, channel, channel)
+        exist, position_line, at = (all_exist, all_exist, all_exist, all_exist), row, channel
+    else:
+        first_image = first // rows_per_image
+        image = (row + first) // rows_per_image
+        position = row + first - image * rows_per_image
+        rows_exist = (image < images) & (position < outputs)
+        there = image < images
+        image -= first_image
+        if WHOLE:
+            rows_exist = tl.full([ROWS, 1], True, tl.int1)
+        count = pixels if CHANNELS_LAST else channels
+        before, after = first_image * count, first_image * (outputs if CHANNELS_LAST else channels)
+        position_line = image * (outputs if CHANNELS_LAST else channels) + (position if CHANNELS_LAST else channel)
+        at = channel if CHANNELS_LAST else position
+        lines, ats, exist = (), (), ()
+        for w in tl.static_range(4 if POOL else 1):
+            pixel, exists = position, rows_exist
+            if POOL:
+                pixel, exists = _pixel(position, there, w, height, width, outputs, line)
+            if WHOLE:
+                exists = rows_exist
+            lines = lines + (image * count + (pixel if CHANNELS_LAST else channel),)
+            ats = ats + (channel if CHANNELS_LAST else pixel,)
+            exist = exist + (exists & has_channel,)
+    length, to = channels if CHANNELS_LAST else pixels, channels if CHANNELS_LAST else outputs
+    all_lines = tl.cast(images, tl.int64) * (pixels if CHANNELS_LAST else channels)
+    all_after = tl.cast(images, tl.int64) * (outputs if CHANNELS_LAST else channels)
+    place = (tl.cast(before, tl.int64), lines, ats, exist, length, all_lines)
+    output = (tl.cast(after, tl.int64), position_line, at, rows_exist & has_channel, to, all_after, rows_exist)
+    return place, output, channel
 
 
 @triton.jit
-def line_words(positions, channels, CHANNELS_LAST: tl.constexpr):
-    """Words that hold one packed line, and lines of an image."""
-    length = channels if CHANNELS_LAST else positions
-    lines = positions if CHANNELS_LAST else channels
-    return (length + 31) // 32, lines
+def _pixel(position, there, w: tl.constexpr, height, width, outputs, line):
+    """Pixel ``w`` of 2x2 windows, and whether it exists; incomplete windows come after the complete ones."""
+    half = width // 2
+    right_edge = (height // 2) * (width % 2)
+    edge = position - line
+    i = tl.where(position < outputs, position // half, tl.where(edge < right_edge, edge, height // 2))
+    j = tl.where(position < outputs, position % half, tl.where(edge < right_edge, half, edge - right_edge))
+    y, x = 2 * i + w // 2, 2 * j + w % 2
+    exists = there & ((position < outputs) | (edge >= 0)) & (y < height) & (x < width)
+    return y * width + x, exists
 
 
 @triton.jit
-def word_offsets(image, position, channel, positions, channels, CHANNELS_LAST: tl.constexpr):
-    """Offsets of the packed words that hold elements, in one timestep."""
-    words, lines = line_words(positions, channels, CHANNELS_LAST)
-    line = position if CHANNELS_LAST else channel
-    word = channel // 32 if CHANNELS_LAST else position // 32
-    return (image * lines + line) * words + word
+def of_step(pointer, t, place):
+    """Pointer to the first line of a place at step t."""
+    return pointer + (place[5] * t + place[0]) * place[4]
+
+
+@triton.jit
+def offsets(place, w: tl.constexpr):
+    """Offsets of pixel ``w`` of the windows from there; 32 bits are enough (``cut`` checks it)."""
+    return place[1][w] * place[4] + place[2][w]
+
+
+@triton.jit
+def words_of(length):
+    """Words that hold one packed line."""
+    return (length + 31) // 32
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,13 @@ class Tiling:
         """Programs for each block of channels in a kernel that sums over rows; at least one."""
         return max(1, min(self.tiles, triton.cdiv(MAX_SUMMING_PROGRAMS, self.blocks)))
 
+    @property
+    def whole(self) -> bool:
+        """Whether every row of every tile is an output, every lane a channel, and every pixel in a complete window."""
+        even = not self.pool or self.height % 2 == self.width % 2 == 0
+        full = self.images * self.rows_per_image % self.rows == self.channels % self.lanes == 0
+        return even and full and self.rows_per_image == self.outputs
+
     def arguments(self) -> dict[str, Any]:
         """Arguments of every tiled kernel."""
         return {
@@ -154,6 +172,7 @@ class Tiling:
             "LANES": self.lanes,
             "POOL": self.pool,
             "CHANNELS_LAST": self.channels_last,
+            "WHOLE": self.whole,
         }
 
 

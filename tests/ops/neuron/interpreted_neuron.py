@@ -173,9 +173,10 @@ def test_potentials_on_the_threshold_fire(strict, kind, decay_input, v_reset, po
 def tensors(case, generator):
     given, _ = stored(case, draw_inputs(case, generator)[0])
     steps, c = case.shape[0], case.shape[2]
-    statistics = {"mean": torch.randn(steps, c), "spread": torch.rand(steps, c) + 0.5} if case.norm else {}
-    if case.residual == "per_step":
-        statistics |= {"mean_r": torch.randn(steps, c), "spread_r": torch.rand(steps, c) + 0.5}
+    statistics = {}
+    for suffix, mode in (("", case.norm), ("_r", case.residual)):
+        if mode == "per_step":
+            statistics |= {"mean" + suffix: torch.randn(steps, c), "spread" + suffix: torch.rand(steps, 3, c) + 0.5}
     t = Tensors(**{name: x.detach() for name, x in given.items()}, **statistics)
     return t, Settings.of(case.neuron, steps, case.shape[1], pool=case.pool), list(given)
 
@@ -233,7 +234,7 @@ def test_errors():
         (ValueError, "v must be", lambda: Inputs(Tensors(y, v=y), of())),
         (TypeError, "v must be float32", lambda: Inputs(Tensors(y, v=y[0].double()), of())),
         (ValueError, "too small", lambda: forward(Tensors(y[..., :1]), of(pool=True))),
-        (ValueError, "mean and spread", lambda: forward(Tensors(y, torch.zeros(3, 1), torch.ones(3, 1)), of())),
+        (ValueError, "mean and spread", lambda: forward(Tensors(y, torch.zeros(2, 1), torch.ones(2, 1)), of())),
         (ValueError, "no gradient of weight", lambda: backward(Tensors(y), of(), y, None, ["weight"])),
         (ValueError, "grad must be", lambda: backward(Tensors(y), of(), y[:1], None, ["y"])),
     ]:

@@ -32,7 +32,15 @@ def test_statistics(shape, dtype, programs, channels_last, pooled, monkeypatch):
     running = torch.randn(channels), torch.rand(channels) + 0.5
     exact = tuple(x.double() for x in running)
     mean, invstd = expected(y, pooled, 1e-3, factors, exact)
-    found = batch_statistics(y, 1e-3, pooled=pooled, running_mean=running[0], running_var=running[1], factors=factors)
+    moved = {"running_mean": running[0], "running_var": running[1], "factors": factors}
+    weight, bias = torch.randn(2, channels)
+    affine = {"weight": weight, "bias": bias} if programs > 1 else {}
+    mean_to, spread = batch_statistics(y, 1e-3, pooled=pooled, **affine, **moved)
+    found = mean_to, spread[:, 0]
+    scale = invstd * weight.double() if affine else invstd
+    torch.testing.assert_close(spread[:, 1].double(), scale, rtol=2e-5, atol=2e-6)
+    shift = (bias.double() if affine else 0) - mean * scale
+    torch.testing.assert_close(spread[:, 2].double(), shift, rtol=2e-5, atol=1e-5)
     for a, b in zip((*found, *running), (mean, invstd, *exact), strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-6)
@@ -53,16 +61,16 @@ def test_parts_and_a_shift(pooled):
         torch.full_like(y, torch.nan), 1e-3, pooled=pooled, running_mean=running[0], running_var=running[1],
         factors=factors, parts=parts.contiguous(), shift=shift,
     )  # fmt: skip
-    for a, b in zip((found[0] + shift, found[1], *running), (*wanted, *exact), strict=True):
+    for a, b in zip((found[0] + shift, found[1][:, 0], *running), (*wanted, *exact), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-6)
 
 
 def test_a_mean_far_from_zero():
     y = (torch.randn(1, 4, 2, 8, 8) * 0.1 + 1000).contiguous()
-    mean, invstd = batch_statistics(y, 0.0)
+    mean, spread = batch_statistics(y, 0.0)
     exact = y.double()
     torch.testing.assert_close(mean.double(), exact.mean((1, 3, 4)), rtol=5e-7, atol=0.0)
-    torch.testing.assert_close(invstd.double(), exact.var((1, 3, 4), unbiased=False).rsqrt(), rtol=2e-3, atol=0.0)
+    torch.testing.assert_close(spread[:, 0].double(), exact.var((1, 3, 4), unbiased=False).rsqrt(), rtol=2e-3, atol=0.0)
 
 
 def test_errors():
@@ -76,6 +84,8 @@ def test_errors():
         batch_statistics(y, **running, factors=(0.0,))
     with pytest.raises(ValueError, match="running_var must be"):
         batch_statistics(y, **{**running, "running_var": torch.zeros(4)}, factors=(0.1, 0.1))
+    with pytest.raises(ValueError, match="weight must be"):
+        batch_statistics(y, weight=torch.ones(4))
     with pytest.raises(ValueError, match="parts must be"):
         batch_statistics(y, parts=torch.zeros(3, 2, 3, 1))
     with pytest.raises(ValueError, match="y must be"):
