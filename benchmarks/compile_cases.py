@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ def _norm(kind: str | None, data: torch.Tensor | None, suffix: str) -> dict[str,
     mean, spread, weight, bias = (_meta((data.shape[2],), torch.float32) for _ in range(4))
     if kind != "frozen":
         factors = (0.1,) * (1 if kind == "pooled" else data.shape[0])
-        moved = {"running_mean": mean, "running_var": spread, "factors": factors}
+        moved: dict[str, Any] = {"running_mean": mean, "running_var": spread, "factors": factors}
         mean, spread = batch_statistics(data, 1e-5, pooled=kind == "pooled", weight=weight, bias=bias, **moved)
     found = {"mean": mean, "spread": spread, "weight": weight, "bias": bias}
     return {name + suffix: x for name, x in found.items()}

@@ -58,7 +58,8 @@ def _conv_neuron_kernel(
     first, image, pixel, exists, the_pixel = tile_rows(tile, images, pixels, width, ROWS, PIXEL_MAJOR, POOL)
     numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
     output = group * WIDTH + tl.arange(0, WIDTH)
-    affine = load_affine((None, mean, spread, norm_weight, norm_bias, eps), 0, output[None, :], outputs, FROZEN)
+    lanes = (output[None, :], (output < outputs)[None, :], outputs)
+    affine = load_affine((None, mean, spread, norm_weight, norm_bias, eps), 0, lanes, FROZEN)
     shift = tl.zeros([1, WIDTH], tl.float32)
     if conv_bias is not None:
         shift = tl.load(conv_bias + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]

@@ -16,8 +16,9 @@ class Tensors(NamedTuple):
     """The tensors of the operators; ``_r`` belongs to the residual.
 
     ``mean`` and ``spread`` are those of the batch ``[T or 1, C]`` (spread: 1/std; on a GPU ``[T or 1, 3, C]``: 1/std,
-    then scale and shift of ``y * scale + shift``), or, ``frozen``, the running ones ``[C]`` (spread: variance). With ``bits_r``, ``residual`` is the carrier of packed spikes. ``rate``: 1/tau of plif,
-    or the decay of leaky where it is learnt.
+    then scale and shift of ``y * scale + shift``), or, ``frozen``, the running ones ``[C]`` (spread: variance). With
+    ``bits_r``, ``residual`` is the carrier of packed spikes. ``rate``: 1/tau of plif, or the decay of leaky where it is
+    learnt.
     """
 
     y: Tensor

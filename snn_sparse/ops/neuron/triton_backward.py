@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 
 from snn_sparse.ops.neuron.call import Settings, Tensors
-from snn_sparse.ops.neuron.triton_branch import NONE, PER_STEP, hold, load_potentials
+from snn_sparse.ops.neuron.triton_branch import NONE, PER_STEP, hold, load_potentials, of_each_tile
 from snn_sparse.ops.neuron.triton_inputs import Inputs, is_batch
-from snn_sparse.ops.neuron.triton_math import input_share, neuron_numbers
+from snn_sparse.ops.neuron.triton_math import input_share, neuron_numbers, surrogate_numbers
 from snn_sparse.ops.neuron.triton_reverse import (
     choose,
     put,
@@ -36,7 +36,9 @@ from snn_sparse.ops.triton_launch import launch
 
 _WARPS = 4
 _WIDEST = 16  # bytes of a load
-_VALUES_KEPT = 160  # 32-bit values that a thread keeps for all steps; above it, registers run out
+# 32-bit values that a thread keeps for all steps, and has at hand for each element; beyond these sums registers run out:
+# in a pass that sums, and in one that does not but has the addresses of what it stores.
+_AT_HAND, _WITH_SUMS, _WITHOUT_SUMS = 12, 240, 168
 
 
 # fmt: off
@@ -55,25 +57,26 @@ def _backward_kernel(
     program, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
     share = input_share(numbers, KIND, DECAY_INPUT)
-    surrogate = (tl.cast(peak, tl.float32), tl.cast(slope_u, tl.float32))
-    main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
+    surrogate = surrogate_numbers(peak, slope_u, numbers[1])
     gradients = (grad, dy, dresidual, slopes, slopes_r)
     nothing = tl.zeros([ROWS, LANES], tl.float32)
     sums = repeat(nothing, SLOTS)
     totals = (sums, sums, sums, nothing, repeat(nothing, WINDOW))
     for tile in tl.range(program, tiles, programs, disable_licm=True):
-        place, output, channel = locate(
+        place, output, lanes = locate(
             tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
             ROWS, LANES, POOL, CHANNELS_LAST, WHOLE,
         )
-        held = hold(main, other, place, channel, channels, NORM, CONSTANT, NORM_R, WINDOW)
+        main = (y, mean, of_each_tile(spread, tile, LANES, NORM), weight, bias, eps)
+        other = (residual, mean_r, of_each_tile(spread_r, tile, LANES, NORM_R), weight_r, bias_r, eps_r)
+        held = hold(main, other, place, lanes, NORM, CONSTANT, NORM_R, WINDOW)
         branches = (main, other, held)
         v = load_potentials(v_init, place, nothing + numbers[3], WINDOW)
         dv_after = load_potentials(grad_v, place, nothing, WINDOW)
         starts = repeat(v, SEGMENTS)
         for seg in range(SEGMENTS - 1):
             _, v = segment(
-                v, seg, branches, place, channel, channels, steps, numbers,
+                v, seg, branches, place, lanes, steps, numbers,
                 NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, WINDOW,
             )
             starts = put(starts, seg + 1, v, SEGMENTS, WINDOW)
@@ -82,7 +85,7 @@ def _backward_kernel(
             seg = SEGMENTS - 1 - back
             v = choose(starts, seg, SEGMENTS, WINDOW)
             hs, _ = segment(
-                v, seg, branches, place, channel, channels, steps, numbers,
+                v, seg, branches, place, lanes, steps, numbers,
                 NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, STEPS, EXACT, WINDOW,
             )
             for k in tl.static_range(STEPS - 1, -1, -1):
@@ -90,8 +93,8 @@ def _backward_kernel(
                 if k > 0:
                     before = reset_all(hs[k - 1], numbers, RESET, WINDOW)
                 dv_after, totals = reverse_step(
-                    seg, k, hs[k], before, dv_after, totals, branches, gradients, place, output, channel, channels,
-                    steps, numbers, surrogate,
+                    seg, k, hs[k], before, dv_after, totals, branches, gradients, place, output, lanes, steps,
+                    numbers, surrogate,
                     NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, DETACH_RESET, SURROGATE,
                     STEPS, EXACT, SLOTS, POOL, rate_partials is not None,
                 )
@@ -99,7 +102,7 @@ def _backward_kernel(
         for w in tl.static_range(WINDOW):
             if CONSTANT:
                 store_gradient(
-                    dy, totals[4][w] * share, held[2][w], held[0], slopes, 0, place, w, always, channel, channels, NORM
+                    dy, totals[4][w] * share, held[2][w], held[0], slopes, 0, place, w, always, lanes, NORM
                 )
             if dv is not None:
                 at = of_step(dv, 0, place) + offsets(place, w)
@@ -191,9 +194,12 @@ def _elements(inputs: Inputs, slots: int) -> int:
     size, window = inputs.t.y.element_size(), 4 if inputs.s.pool else 1
     quantities = 1 + sum(code != NONE.value for code in inputs.norm_codes)
     inputs_kept = sum(size for x in (inputs.t.y, inputs.t.residual) if x is not None) / 4
-    kept = window * inputs.segment_steps * (1 + inputs_kept) + quantities * slots
+    kept = window * inputs.segment_steps * (1 + inputs_kept)
+    if inputs.s.pool and not inputs.tiled_channels_last():
+        kept *= 2  # each element has an address of its own
+    kept += quantities * slots + _AT_HAND
     each = _WIDEST // size
-    while each > 1 and each * kept > _VALUES_KEPT:
+    while each > 1 and each * kept > (_WITH_SUMS if slots else _WITHOUT_SUMS):
         each //= 2
     return 32 * _WARPS * window * each
 

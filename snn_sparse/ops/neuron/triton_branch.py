@@ -22,13 +22,13 @@ SPREADS, SCALE, SHIFT = tl.constexpr(3), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
-def load_tile(pointer, at, mask):
+def load_tile(pointer, at, mask, POLICY: tl.constexpr = ""):
     """A tile in float32, 0 where masked."""
-    return tl.load(pointer + at, mask=mask, other=0.0).to(tl.float32)
+    return tl.load(pointer + at, mask=mask, other=0.0, eviction_policy=POLICY).to(tl.float32)
 
 
 @triton.jit
-def load_data(pointer, t, place, w: tl.constexpr, live, BITS: tl.constexpr):
+def load_data(pointer, t, place, w: tl.constexpr, live, BITS: tl.constexpr, POLICY: tl.constexpr = ""):
     """Pixel ``w`` of the windows at step t of a branch, before its batch norm, in float32; 0 unless ``live``."""
     first_line, lines, ats, exist, length, all_lines = place
     if BITS:
@@ -37,7 +37,7 @@ def load_data(pointer, t, place, w: tl.constexpr, live, BITS: tl.constexpr):
         word = tl.load(pointer + (all_lines * t + first_line) * words + at, mask=exist[w] & live, other=0)
         data = ((word >> (ats[w] % 32)) & 1).to(tl.float32)
     else:
-        data = load_tile(of_step(pointer, t, place), offsets(place, w), exist[w] & live)
+        data = load_tile(of_step(pointer, t, place), offsets(place, w), exist[w] & live, POLICY)
     return data
 
 
@@ -54,9 +54,9 @@ def load_potentials(pointer, place, default, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def load_channels(pointer, at, channel, channels):
-    """Float32 values of a block of channels, 0 beyond the last."""
-    return load_tile(pointer + at, channel, channel < channels)
+def load_channels(pointer, at, lanes):
+    """Float32 values of a block of channels, 0 beyond the last; ``lanes`` as ``locate`` says."""
+    return load_tile(pointer + at, lanes[0], lanes[1])
 
 
 @triton.jit
@@ -66,23 +66,31 @@ def inverse_root(variance, eps):
 
 
 @triton.jit
-def load_affine(branch, t, channel, channels, NORM: tl.constexpr):
+def load_affine(branch, t, lanes, NORM: tl.constexpr):
     """(scale, shift) of step t."""
     affine = (1.0, 0.0)
     if NORM == FROZEN:
         _, mean, variance, weight, bias, eps = branch
-        scale = inverse_root(load_channels(variance, 0, channel, channels), eps)
+        scale = inverse_root(load_channels(variance, 0, lanes), eps)
         if weight is not None:
-            scale = scale * load_channels(weight, 0, channel, channels)
-        shift = -load_channels(mean, 0, channel, channels) * scale
+            scale = scale * load_channels(weight, 0, lanes)
+        shift = -load_channels(mean, 0, lanes) * scale
         if bias is not None:
-            shift += load_channels(bias, 0, channel, channels)
+            shift += load_channels(bias, 0, lanes)
         affine = (scale, shift)
     elif NORM != NONE:
-        at = t * (SPREADS * channels) if NORM == PER_STEP else 0
-        scale = load_channels(branch[2], at + SCALE * channels, channel, channels)
-        affine = (scale, load_channels(branch[2], at + SHIFT * channels, channel, channels))
+        at = t * (SPREADS * lanes[2]) if NORM == PER_STEP else 0
+        scale = load_channels(branch[2], at + SCALE * lanes[2], lanes)
+        affine = (scale, load_channels(branch[2], at + SHIFT * lanes[2], lanes))
     return affine
+
+
+@triton.jit
+def of_each_tile(pointer, tile, LANES: tl.constexpr, NORM: tl.constexpr):
+    """The pointer, whose values are loaded anew for each tile: those of all steps would take too many registers."""
+    if NORM == PER_STEP:
+        pointer += (tile >> 31) * LANES  # 0, as no tile is negative, which the compiler does not know
+    return pointer
 
 
 @triton.jit
@@ -92,12 +100,12 @@ def normalise(y, affine, NORM: tl.constexpr):
 
 
 @triton.jit
-def normalise_gradient(dx, y, affine, slopes, t, channel, channels, NORM: tl.constexpr):
+def normalise_gradient(dx, y, affine, slopes, t, lanes, NORM: tl.constexpr):
     """Gradient of y from that of x; ``slopes`` [S, 2, C], with batch statistics: ``slope * y + offset`` is added."""
     if slopes is not None:
-        at = t * (2 * channels) if NORM == PER_STEP else 0
-        slope = load_channels(slopes, at, channel, channels)
-        offset = load_channels(slopes, at + channels, channel, channels)
+        at = t * (2 * lanes[2]) if NORM == PER_STEP else 0
+        slope = load_channels(slopes, at, lanes)
+        offset = load_channels(slopes, at + lanes[2], lanes)
         dx = tl.fma(y, slope, tl.fma(dx, affine[0], offset))
     elif NORM != NONE:
         dx = dx * affine[0]
@@ -107,7 +115,7 @@ def normalise_gradient(dx, y, affine, slopes, t, channel, channels, NORM: tl.con
 # fmt: off
 @triton.jit
 def hold(
-    main, residual, place, channel, channels,
+    main, residual, place, lanes,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, WINDOW: tl.constexpr,
 ):
     """Load once what all steps share: affine maps (unless each step has its own), the constant input."""
@@ -117,20 +125,20 @@ def hold(
         data = data + (load_data(main[0], 0, place, w, tl.full([1, 1], True, tl.int1), False) if CONSTANT else 0.0,)
     affine, affine_r = (1.0, 0.0), (1.0, 0.0)
     if NORM != PER_STEP:
-        affine = load_affine(main, 0, channel, channels, NORM)
+        affine = load_affine(main, 0, lanes, NORM)
     if NORM_R != PER_STEP:
-        affine_r = load_affine(residual, 0, channel, channels, NORM_R)
+        affine_r = load_affine(residual, 0, lanes, NORM_R)
     return affine, affine_r, data
 
 
 @triton.jit
-def load_affines(main, residual, held, t, channel, channels, NORM: tl.constexpr, NORM_R: tl.constexpr):
+def load_affines(main, residual, held, t, lanes, NORM: tl.constexpr, NORM_R: tl.constexpr):
     """Affine maps of both branches at step t."""
     affine, affine_r = held[0], held[1]
     if NORM == PER_STEP:
-        affine = load_affine(main, t, channel, channels, NORM)
+        affine = load_affine(main, t, lanes, NORM)
     if NORM_R == PER_STEP:
-        affine_r = load_affine(residual, t, channel, channels, NORM_R)
+        affine_r = load_affine(residual, t, lanes, NORM_R)
     return affine, affine_r
 
 
@@ -138,15 +146,15 @@ def load_affines(main, residual, held, t, channel, channels, NORM: tl.constexpr,
 @triton.jit
 def load_input(
     main, residual, held, affines, t, place, w: tl.constexpr, live,
-    NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr,
+    NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, POLICY: tl.constexpr = "",
 ):
     """The neuron's input at step t, of pixel ``w`` of the windows; and the data of both branches."""
     # fmt: on
     y, r = held[2][w], 0.0
     if not CONSTANT:
-        y = load_data(main[0], t, place, w, live, False)
+        y = load_data(main[0], t, place, w, live, False, POLICY)
     x = normalise(y, affines[0], NORM)
     if residual[0] is not None:
-        r = load_data(residual[0], t, place, w, live, BITS_R)
+        r = load_data(residual[0], t, place, w, live, BITS_R, POLICY)
         x += normalise(r, affines[1], NORM_R)
     return x, y, r

@@ -3,8 +3,8 @@
 It computes ``plain_stage`` of ``reference.py``. Backward (``triton_backward.py``) recomputes the membrane potential
 from ``y``: nothing else is saved but, with batch norm, its statistics.
 """
-# mypy: allow-untyped-defs
-# Arguments of kernels have no Python types.
+# mypy: allow-untyped-defs, disable-error-code="assignment"
+# Arguments of kernels have no Python types, and a tuple may grow.
 
 import torch
 import triton
@@ -19,7 +19,7 @@ from snn_sparse.ops.spikes.triton_bits import store_spikes
 from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate, of_step, offsets
 from snn_sparse.ops.triton_launch import launch
 
-_ELEMENTS = 1024  # a program
+_ELEMENTS = 1024  # a program, of each pixel of a window
 _FEW_STEPS, _MANY_REGISTERS = 5, 96  # beyond so many unrolled steps the assembler spills a little to use few registers
 
 
@@ -36,19 +36,19 @@ def _forward_kernel(
 ):
     WINDOW: tl.constexpr = 4 if POOL else 1
     tile, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    place, output, channel = locate(
+    place, output, lanes = locate(
         tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
         ROWS, LANES, POOL, CHANNELS_LAST, WHOLE,
     )
     numbers = neuron_numbers((tau, decay, v_threshold, fires_at, v_reset, late), rate, KIND)
     main, other = (y, mean, spread, weight, bias, eps), (residual, mean_r, spread_r, weight_r, bias_r, eps_r)
-    held = hold(main, other, place, channel, channels, NORM, CONSTANT, NORM_R, WINDOW)
+    held = hold(main, other, place, lanes, NORM, CONSTANT, NORM_R, WINDOW)
     v = load_potentials(v_init, place, tl.zeros([ROWS, LANES], tl.float32) + numbers[3], WINDOW)
     for seg in range(SEGMENTS):
         for k in tl.static_range(STEPS):
             t = seg * STEPS + k
             live, t = step_exists(t, steps, EXACT), readable_step(t, steps, EXACT)
-            affines = load_affines(main, other, held, t, channel, channels, NORM, NORM_R)
+            affines = load_affines(main, other, held, t, lanes, NORM, NORM_R)
             fired, after = tl.full([ROWS, LANES], False, tl.int1), ()
             for w in tl.static_range(WINDOW):
                 x, _, _ = load_input(main, other, held, affines, t, place, w, live, NORM, CONSTANT, NORM_R, BITS_R)
@@ -58,7 +58,7 @@ def _forward_kernel(
             v = after
             store_spikes(
                 fired, spikes, t, live, output, tile, block, images, channels, rows_per_image,
-                BITS, ROWS, LANES, CHANNELS_LAST,
+                BITS, ROWS, LANES, CHANNELS_LAST, WHOLE,
             )
     if v_final is not None:
         for w in tl.static_range(WINDOW):
@@ -87,7 +87,7 @@ def forward(
     """
     inputs, y = Inputs(t, s), t.y
     tiled = inputs.tiled_channels_last(bits)
-    tiling = cut(tuple(y.shape[1:]), _ELEMENTS, channels_last=tiled, pool=s.pool, bits=bits)
+    tiling = cut(tuple(y.shape[1:]), _ELEMENTS * (4 if s.pool else 1), channels_last=tiled, pool=s.pool, bits=bits)
     if bits:
         shape = packed_shape(inputs.output_shape, inputs.channels_last)
         spikes = torch.empty(shape, dtype=torch.int32, device=y.device)
@@ -100,7 +100,7 @@ def forward(
         y.device,
         num_warps=4,
         registers=_MANY_REGISTERS if bits and inputs.segment_steps > _FEW_STEPS else None,
-        spikes=spikes,
+        spikes=spikes.view(torch.uint8) if bits else spikes,
         v_final=v_final,
         BITS=bits,
         **inputs.arguments(),

@@ -83,10 +83,17 @@ def reset(h, numbers, RESET: tl.constexpr):
 
 
 @triton.jit
-def surrogate_gradient(u, surrogate, SURROGATE: tl.constexpr):
-    """Surrogate of ds/dh at u = h - v_threshold; ``surrogate``: its height and the factor on u."""
-    peak, slope = surrogate
-    z = slope * u
+def surrogate_numbers(peak, slope, v_threshold):
+    """What the function below takes as ``surrogate``, in float32."""
+    peak, slope = tl.cast(peak, tl.float32), tl.cast(slope, tl.float32)
+    return peak, slope, -slope * v_threshold
+
+
+@triton.jit
+def surrogate_gradient(h, surrogate, SURROGATE: tl.constexpr):
+    """Surrogate of ds/dh at h; ``surrogate``: its height, and of z, which is 0 at the threshold, slope and offset."""
+    peak, slope, offset = surrogate
+    z = tl.fma(h, slope, offset)
     if SURROGATE == ATAN:
         root = tl.rsqrt(tl.fma(z, z, 1.0))  # one instruction, where a division takes ten
         ds = peak * root * root
@@ -94,7 +101,7 @@ def surrogate_gradient(u, surrogate, SURROGATE: tl.constexpr):
         e = tl.exp(-tl.abs(z))
         ds = (4.0 * peak) * e / ((1.0 + e) * (1.0 + e))
     elif SURROGATE == TRIANGLE:
-        ds = tl.maximum(peak - (peak * slope) * tl.abs(u), 0.0)
+        ds = peak * tl.maximum(1.0 - tl.abs(z), 0.0)
     elif SURROGATE == RECTANGLE:
         ds = tl.where(tl.abs(z) < 0.5, peak, 0.0)
     elif SURROGATE == FAST_SIGMOID:
@@ -114,7 +121,7 @@ def potential_gradient(
     """dL/dh, from the gradients of the spike and of the potential behind the reset; a late reset is detached."""
     # fmt: on
     _, v_threshold, fires_at, v_reset, _, _, _ = numbers
-    ds = surrogate_gradient(h - v_threshold, surrogate, SURROGATE)
+    ds = surrogate_gradient(h, surrogate, SURROGATE)
     if RESET == HARD:
         direct = tl.where(h >= fires_at, 0.0, grad_v)
         through_spike = v_reset - h
@@ -129,7 +136,7 @@ def potential_gradient(
 @triton.jit
 def input_share(numbers, KIND: tl.constexpr, DECAY_INPUT: tl.constexpr):
     """Gradient of the input as a share of dL/dh."""
-    return 1.0 if KIND == IF or KIND == LEAKY or not DECAY_INPUT else numbers[0]
+    return numbers[0] if KIND != IF and KIND != LEAKY and DECAY_INPUT else 1.0
 
 
 @triton.jit

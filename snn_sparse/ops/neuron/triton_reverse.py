@@ -25,7 +25,7 @@ from snn_sparse.ops.spikes.triton_tiles import of_step, offsets
 # fmt: off
 @triton.jit
 def segment(
-    v, seg, branches, place, channel, channels, steps, numbers,
+    v, seg, branches, place, lanes, steps, numbers,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
     DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, STEPS: tl.constexpr, EXACT: tl.constexpr, WINDOW: tl.constexpr,
 ):
@@ -35,7 +35,7 @@ def segment(
     for k in tl.static_range(STEPS):
         t = seg * STEPS + k
         live, t = step_exists(t, steps, EXACT), readable_step(t, steps, EXACT)
-        affines = load_affines(main, other, held, t, channel, channels, NORM, NORM_R)
+        affines = load_affines(main, other, held, t, lanes, NORM, NORM_R)
         h, after = (), ()
         for w in tl.static_range(WINDOW):
             x, _, _ = load_input(main, other, held, affines, t, place, w, live, NORM, CONSTANT, NORM_R, BITS_R)
@@ -80,14 +80,14 @@ def put(values, at, value, LENGTH: tl.constexpr, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def add(sums, seg, k: tl.constexpr, value, STEPS: tl.constexpr, SLOTS: tl.constexpr):
-    """The sums with ``value`` added at step ``seg * STEPS + k``, or to their only one."""
+def add(sums, seg, k: tl.constexpr, value, factor, STEPS: tl.constexpr, SLOTS: tl.constexpr):
+    """The sums with ``value * factor`` added at step ``seg * STEPS + k``, or to their only one."""
     new = ()
     for i in tl.static_range(SLOTS):
-        if SLOTS == 1:
-            new = new + (sums[i] + value,)
-        elif i % STEPS == k:
-            new = new + (sums[i] + (value if SLOTS == STEPS else tl.where(seg == i // STEPS, value, 0.0)),)
+        if SLOTS == 1 or (SLOTS == STEPS and i == k):
+            new = new + (tl.fma(value, factor, sums[i]),)
+        elif SLOTS > STEPS and i % STEPS == k:
+            new = new + (tl.fma(tl.where(seg == i // STEPS, value, 0.0), factor, sums[i]),)
         else:
             new = new + (sums[i],)
     return new
@@ -129,18 +129,18 @@ def not_(condition):
 
 
 @triton.jit
-def store_gradient(pointer, dx, data, affine, slopes, t, place, w: tl.constexpr, live, channel, channels,
+def store_gradient(pointer, dx, data, affine, slopes, t, place, w: tl.constexpr, live, lanes,
                    NORM: tl.constexpr):
     """Gradient of one branch at step t, of pixel ``w`` of the windows, if it is wanted."""
     if pointer is not None:
-        grad = normalise_gradient(dx, data, affine, slopes, t, channel, channels, NORM)
+        grad = normalise_gradient(dx, data, affine, slopes, t, lanes, NORM)
         at = of_step(pointer, t, place) + offsets(place, w)
         tl.store(at, grad.to(pointer.dtype.element_ty), mask=place[3][w] & live)
 
 
 @triton.jit
 def reverse_step(
-    seg, k: tl.constexpr, h, before, dv_after, totals, branches, gradients, place, output, channel, channels, steps,
+    seg, k: tl.constexpr, h, before, dv_after, totals, branches, gradients, place, output, lanes, steps,
     numbers, surrogate,
     NORM: tl.constexpr, CONSTANT: tl.constexpr, NORM_R: tl.constexpr, BITS_R: tl.constexpr, KIND: tl.constexpr,
     DECAY_INPUT: tl.constexpr, RESET: tl.constexpr, DETACH_RESET: tl.constexpr, SURROGATE: tl.constexpr,
@@ -152,29 +152,29 @@ def reverse_step(
     total, total_y, total_r, total_rate, total_constant = totals
     t = seg * STEPS + k
     live, t = step_exists(t, steps, EXACT), readable_step(t, steps, EXACT)
-    affines = load_affines(main, other, held, t, channel, channels, NORM, NORM_R)
+    affines = load_affines(main, other, held, t, lanes, NORM, NORM_R)
     dspike = load_spike_gradient(grad, t, h, output, live, numbers[2], POOL)
     share = input_share(numbers, KIND, DECAY_INPUT)
-    dv_before, constant = (), ()
+    dv_before, constant, one = (), (), tl.full([1, 1], 1.0, tl.float32)
     for w in tl.static_range(4 if POOL else 1):
         x, y, r = load_input(main, other, held, affines, t, place, w, live, NORM, CONSTANT, NORM_R, BITS_R)
         dh = potential_gradient(h[w], dspike[w], dv_after[w], numbers, surrogate, RESET, DETACH_RESET, SURROGATE)
         dv_before = dv_before + (tl.where(live, charge_gradient(dh, numbers, KIND), dv_after[w]),)
         dh = tl.where(live, dh, 0.0)
-        total = add(total, seg, k, dh, STEPS, SLOTS)
+        total = add(total, seg, k, dh, one, STEPS, SLOTS)
         if NORM != NONE:
-            total_y = add(total_y, seg, k, dh * y, STEPS, SLOTS)
+            total_y = add(total_y, seg, k, dh, y, STEPS, SLOTS)
         if NORM_R != NONE:
-            total_r = add(total_r, seg, k, dh * r, STEPS, SLOTS)
+            total_r = add(total_r, seg, k, dh, r, STEPS, SLOTS)
         if RATE:
             total_rate += decay_gradient(dh, x, before[w], numbers[3], KIND, DECAY_INPUT)
         if CONSTANT:
             constant = constant + (total_constant[w] + dh,)
         else:
             constant = constant + (total_constant[w],)
-            store_gradient(dy, dh * share, y, affines[0], slopes, t, place, w, live, channel, channels, NORM)
+            store_gradient(dy, dh * share, y, affines[0], slopes, t, place, w, live, lanes, NORM)
         store_gradient(
-            dresidual, dh * share, r, affines[1], slopes_r, t, place, w, live, channel, channels, NORM_R
+            dresidual, dh * share, r, affines[1], slopes_r, t, place, w, live, lanes, NORM_R
         )
     return dv_before, (total, total_y, total_r, total_rate, constant)
 

@@ -76,7 +76,7 @@ def _merge_statistics_kernel(
     partials, mean_to, spread_to, weight, bias, running_mean, running_var, shares, shift, eps, updates, parts, channels,
     UPDATES: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One channel: merge the parts of all updates [3, C, updates, parts] in a fixed order; move the running statistics."""
+    """One channel: merge the parts of all updates [3, C, updates, parts] in a fixed order; move the running ones."""
     channel = tl.program_id(0)
     t = tl.arange(0, UPDATES)[:, None]
     exists = t < updates

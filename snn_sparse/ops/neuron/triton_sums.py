@@ -11,10 +11,8 @@ import triton.language as tl
 from snn_sparse.ops.neuron.triton_branch import PER_STEP, SCALE, SPREADS, inverse_root, load_tile
 from snn_sparse.ops.neuron.triton_inputs import is_batch
 from snn_sparse.ops.triton_launch import launch
-from snn_sparse.specs import NORMS
 
 _ENTRIES = 2048  # of partials that a program reads at a time
-POOLED = tl.constexpr(NORMS["pooled"])
 
 
 # fmt: off
@@ -23,7 +21,7 @@ def _finish_sums_kernel(
     partials, mean, spread, eps, slopes, dweight, dbias, count, steps, slots, channels, programs,
     QUANTITY: tl.constexpr, NORM: tl.constexpr, STEPS: tl.constexpr, PROGRAMS: tl.constexpr,
 ):
-    """One channel, all steps at once; sums over programs, in a fixed order, of partials [quantities, slots, C, programs]."""
+    """One channel: sum partials [quantities, slots, C, programs] over programs, in a fixed order, all steps at once."""
     # fmt: on
     channel = tl.program_id(0)
     t = tl.arange(0, STEPS)[:, None]
@@ -42,7 +40,7 @@ def _finish_sums_kernel(
         dx, dxy = sum_dx, tl.sum(dxy, axis=0, keep_dims=True)
     average = load_tile(mean, t * channels + channel, exists)
     dxy -= average * dx  # of dx * (y - mean)
-    if NORM == PER_STEP or NORM == POOLED:
+    if slopes is not None:  # statistics of the batch
         spreads = spread + SPREADS * t * channels + channel
         invstd, scale = load_tile(spreads, 0, exists), load_tile(spreads, SCALE * channels, exists)
         count = tl.cast(count, tl.float32)

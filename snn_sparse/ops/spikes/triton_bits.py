@@ -22,31 +22,33 @@ _WORDS = 32  # a program
 @triton.jit
 def store_spikes(
     fired, pointer, t, live, output, tile, block, images, channels, rows_per_image,
-    BITS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    BITS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
 ):
-    """Store which neurons fired [ROWS, LANES] at step t, dense or packed, if ``live`` [1, 1]; as ``locate`` says where."""
+    """Store which neurons fired [ROWS, LANES] at step t, dense or packed (in bytes), if ``live`` [1, 1]."""
     # fmt: on
     first_line, line, at, exists, length, lines, rows_exist = output
     if not BITS:
         spikes = fired.to(pointer.dtype.element_ty)
         tl.store(of_step(pointer, t, output) + line * length + at, spikes, mask=exists & live)
-    else:
-        words = words_of(length)
-        bit = tl.full([1, 1], 1, tl.int32) << (at % 32 if CHANNELS_LAST else tl.arange(0, ROWS)[:, None] % 32)
+    else:  # in bytes: the eight bits of one are in one thread
+        size = 4 * words_of(length)
+        bit = tl.full([1, 1], 1, tl.int32) << (at % 8 if CHANNELS_LAST else tl.arange(0, ROWS)[:, None] % 8)
         bits = tl.where(fired & exists, bit, 0)
-        pointer += (lines * t + first_line) * words
+        pointer += (lines * t + first_line) * size
         if CHANNELS_LAST:
-            packed = tl.sum(tl.reshape(bits, [ROWS, LANES // 32, 32]), axis=2)
-            word = block * (LANES // 32) + tl.arange(0, LANES // 32)[None, :]
-            tl.store(pointer + line * words + word, packed, mask=rows_exist & (word < words) & live)
-        else:  # rows of an image are padded to whole words, so that no word spans two images
-            packed = tl.sum(tl.reshape(bits, [ROWS // 32, 32]), axis=1, keep_dims=True)
-            row = tile * (ROWS // 32) + tl.arange(0, ROWS // 32)[:, None]
-            word = row % (rows_per_image // 32)
-            image = row // (rows_per_image // 32)
-            there = (image < images) & (word < words)
+            packed = tl.sum(tl.reshape(bits, [ROWS, LANES // 8, 8]), axis=2)
+            byte = block * (LANES // 8) + tl.arange(0, LANES // 8)[None, :]
+            there = rows_exist & (byte < size)
+            if WHOLE:
+                there = rows_exist & tl.full([1, LANES // 8], True, tl.int1)
+        else:  # rows of an image are padded to whole words, so that no byte spans two images
+            packed = tl.sum(tl.reshape(bits, [ROWS // 8, 8]), axis=1, keep_dims=True)
+            row = tile * (ROWS // 8) + tl.arange(0, ROWS // 8)[:, None]
+            byte = row % (rows_per_image // 8)
+            image = row // (rows_per_image // 8)
+            there = (image < images) & (byte < size)
             line = (image - tile * ROWS // rows_per_image) * channels + block
-            tl.store(pointer + line * words + word, packed, mask=there & live)
+        tl.store(pointer + line * size + byte, packed.to(tl.uint8), mask=there & live)
 
 
 @triton.jit(do_not_specialize=("lines",))

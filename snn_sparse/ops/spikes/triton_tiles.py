@@ -1,7 +1,7 @@
 """Which elements a program works on: tiles [ROWS, LANES] of one timestep, in either memory format.
 
 Rows run over the pixels of all images, lanes over channels: one channel a program where channels are outermost (NCHW),
-up to 64 neighbours where they are innermost (NHWC). With a pool rows run over 2x2 windows, and each of their four pixels
+up to 64 neighbours where they are innermost (NHWC). With a pool rows run over 2x2 windows, and each of the four pixels
 is a tile of its own, so that a thread has a whole window. Windows that a map of odd size cuts off come after the
 complete ones of each image; they have pixels but no output. A *line* is what lies together in memory: the channels of a
 pixel (NHWC), or the pixels of a channel (NCHW).
@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 
 MAX_LANES = 64
-# Programs of kernels that sum over rows: six on each of an H100's multiprocessors, so that each has many tiles.
-MAX_SUMMING_PROGRAMS = 6 * 132
+# Programs of kernels that sum over rows: four on each of an H100's multiprocessors, so that each has many tiles.
+MAX_SUMMING_PROGRAMS = 4 * 132
 
 
 # fmt: off
@@ -26,13 +26,13 @@ def locate(
     tile, block, images, channels, height, width, pixels, outputs, line, rows_per_image,
     ROWS: tl.constexpr, LANES: tl.constexpr, POOL: tl.constexpr, CHANNELS_LAST: tl.constexpr, WHOLE: tl.constexpr,
 ):
-    """Places of a tile's neurons and of its outputs, and its channels [1, LANES].
+    """Places of a tile's neurons and of its outputs, and its lanes.
 
     Returns:
         place of the neurons: first line (int64), lines after it, positions in their lines, which of them exist (tuples,
         an entry for each of the window's pixels), length of a line, lines of a timestep (int64).
         place of the outputs: the same without tuples; and which rows have an output [ROWS, 1].
-        channels.
+        lanes: channels [1, LANES], which of them exist, how many exist in all.
     """
     # fmt: on
     first = tile * ROWS
@@ -80,7 +80,7 @@ def locate(
     all_after = tl.cast(images, tl.int64) * (outputs if CHANNELS_LAST else channels)
     place = (tl.cast(before, tl.int64), lines, ats, exist, length, all_lines)
     output = (tl.cast(after, tl.int64), position_line, at, rows_exist & has_channel, to, all_after, rows_exist)
-    return place, output, channel
+    return place, output, (channel, has_channel, channels)
 
 
 @triton.jit
