@@ -36,8 +36,8 @@ from snn_sparse.ops.triton_launch import launch
 
 _WARPS = 4
 _WIDEST = 16  # bytes of a load
-# 32-bit values that a thread keeps for all steps, and has at hand for each element; beyond these sums registers run out:
-# in a pass that sums, and in one that does not but has the addresses of what it stores.
+# 32-bit values that a thread has at hand for each element, besides those kept for all steps; and how many of both fit
+# into registers: in a pass that sums, and in one that does not, but has the addresses of what it stores.
 _AT_HAND, _WITH_SUMS, _WITHOUT_SUMS = 12, 240, 168
 
 

@@ -20,7 +20,6 @@ from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate, of_st
 from snn_sparse.ops.triton_launch import launch
 
 _ELEMENTS = 1024  # a program, of each pixel of a window
-_FEW_STEPS, _MANY_REGISTERS = 5, 96  # beyond so many unrolled steps the assembler spills a little to use few registers
 
 
 # fmt: off
@@ -99,7 +98,6 @@ def forward(
         tiling.tiles * tiling.blocks,
         y.device,
         num_warps=4,
-        registers=_MANY_REGISTERS if bits and inputs.segment_steps > _FEW_STEPS else None,
         spikes=spikes.view(torch.uint8) if bits else spikes,
         v_final=v_final,
         BITS=bits,

@@ -5,7 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ops.neuron.kernel_cases import Case, check, draw_inputs, stored
+from ops.neuron.kernel_cases import (
+    Case,
+    assert_near,
+    check,
+    draw_inputs,
+    run_operator,
+    run_reference,
+    stable_inputs,
+    stored,
+)
 
 from snn_sparse.ops import neuron_sequence, plain_stage
 from snn_sparse.ops.neuron.call import Settings, Tensors
@@ -136,6 +145,32 @@ def test_random_combinations(i, generator):
         grad=pick(("spikes", "expanded")),
     )
     check(case, generator)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_tiles_without_masks(channels_last, pool, generator):
+    """Where sizes divide; maps that are not square."""
+    shape = (2, 2, 64, 8, 4) if channels_last else (2, 8, 2, 16, 32)
+    for elements in (128, 512, 1024):
+        assert not pool or triton_tiles.cut(shape[1:], elements, channels_last=channels_last, pool=True).whole
+    dtype = (torch.bfloat16, torch.float16)[pool]
+    case = Case(shape, norm="per_step", pool=pool, channels_last=channels_last, dtype=dtype, bits=True)
+    check(replace(case, residual="bits" if channels_last else None), generator)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_mean_far_from_zero(channels_last, generator):
+    """Sums are of dx * y, and y is scaled and shifted in one step: neither must lose what y itself still has."""
+    case = Case((3, 4, 2, 4, 4), norm="per_step", final_v=True, channels_last=channels_last)
+    leaves, fixed, grads = stable_inputs(case, generator)
+    moved = {**leaves, "y": (leaves["y"] + 16).float().double()}
+    spikes, v, wanted = run_reference(case, moved, fixed, grads)
+    fast, fast_v, found = run_operator(case, moved, fixed, grads)
+    assert torch.equal(fast.double(), spikes)
+    assert_near(fast_v, v, 5e-5, "final v")
+    for name, grad in wanted.items():
+        assert_near(found[name], grad, 1e-4, f"gradient of {name}")
 
 
 def test_large_tiles_are_cut(generator):
