@@ -26,12 +26,12 @@ from snn_sparse.ops.neuron.triton_reverse import (
     reset_all,
     reverse_step,
     segment,
-    store_gradient,
+    store_rest,
     store_sums,
 )
 from snn_sparse.ops.neuron.triton_sums import NormGradients, finish_sums
 from snn_sparse.ops.spikes import empty, ordered
-from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate, of_step, offsets
+from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
 from snn_sparse.ops.triton_launch import launch
 
 _WARPS = 4
@@ -98,15 +98,7 @@ def _backward_kernel(
                     NORM, CONSTANT, NORM_R, BITS_R, KIND, DECAY_INPUT, RESET, DETACH_RESET, SURROGATE,
                     STEPS, EXACT, SLOTS, POOL, rate_partials is not None,
                 )
-        always = tl.full([1, 1], True, tl.int1)
-        for w in tl.static_range(WINDOW):
-            if CONSTANT:
-                store_gradient(
-                    dy, totals[4][w] * share, held[2][w], held[0], slopes, 0, place, w, always, lanes, NORM
-                )
-            if dv is not None:
-                at = of_step(dv, 0, place) + offsets(place, w)
-                tl.store(at, dv_after[w].to(dv.dtype.element_ty), mask=place[3][w])
+        store_rest(dy, dv, dv_after, totals[4], share, held, slopes, place, lanes, NORM, CONSTANT, WINDOW)
     channel = block * LANES + tl.arange(0, LANES)[None, :]
     store_sums(totals, share, partials, program, programs, channel, channels, NORM, NORM_R, SLOTS)
     if rate_partials is not None:

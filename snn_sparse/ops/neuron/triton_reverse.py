@@ -180,6 +180,21 @@ def reverse_step(
 
 
 @triton.jit
+def store_rest(
+    dy, dv, dv_after, constant, share, held, slopes, place, lanes,
+    NORM: tl.constexpr, CONSTANT: tl.constexpr, WINDOW: tl.constexpr,
+):
+    """Gradients of the constant input and of the potential before the first step, if they are wanted."""
+    always = tl.full([1, 1], True, tl.int1)
+    for w in tl.static_range(WINDOW):
+        if CONSTANT:
+            store_gradient(dy, constant[w] * share, held[2][w], held[0], slopes, 0, place, w, always, lanes, NORM)
+        if dv is not None:
+            at = of_step(dv, 0, place) + offsets(place, w)
+            tl.store(at, dv_after[w].to(dv.dtype.element_ty), mask=place[3][w])
+
+
+@triton.jit
 def store_sum(sums, share, pointer, quantity, program, programs, channel, channels, SLOTS: tl.constexpr):
     """Partial sums of one quantity in [quantities, SLOTS, C, programs]."""
     for t in tl.static_range(SLOTS):

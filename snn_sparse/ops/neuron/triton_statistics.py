@@ -14,7 +14,7 @@ from snn_sparse.ops.spikes import NCHW, NHWC, is_channels_last, ordered
 from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
 from snn_sparse.ops.triton_launch import launch
 
-_ELEMENTS = 2048  # a program and iteration
+_ELEMENTS = 4096  # a program and iteration
 _PARTS = 2048  # merged at a time, of all steps together
 
 
