@@ -46,9 +46,10 @@ def locate(
     elif CHANNELS_LAST and WHOLE:  # so do the windows; two lines of them are four of pixels
         half = width // 2
         rows_exist = tl.full([ROWS, 1], True, tl.int1)
-        before, after = first // half * (2 * width), first
+        first_strip = first // half
+        before, after = tl.cast(first_strip, tl.int64) * (2 * width), first
         strip = (row + first) // half
-        corner = strip * (2 * width) + (row + first - strip * half) * 2 - before
+        corner = (strip - first_strip) * (2 * width) + (row + first - strip * half) * 2
         all_exist = rows_exist & has_channel
         lines, ats = (corner, corner + 1, corner + width, corner + width + 1), (channel, channel, channel, channel)
         exist, position_line, at = (all_exist, all_exist, all_exist, all_exist), row, channel
@@ -62,7 +63,8 @@ def locate(
         if WHOLE:
             rows_exist = tl.full([ROWS, 1], True, tl.int1)
         count = pixels if CHANNELS_LAST else channels
-        before, after = first_image * count, first_image * (outputs if CHANNELS_LAST else channels)
+        before = tl.cast(first_image, tl.int64) * count
+        after = tl.cast(first_image, tl.int64) * (outputs if CHANNELS_LAST else channels)
         position_line = image * (outputs if CHANNELS_LAST else channels) + (position if CHANNELS_LAST else channel)
         at = channel if CHANNELS_LAST else position
         lines, ats, exist = (), (), ()
