@@ -40,7 +40,7 @@ class Kernel:
         dtype: of maps.
         timesteps: T.
         arch: such as 90.
-        instructions: for each neuron-step.
+        instructions: for each neuron-step, on average over these layers.
         loads: widths in bytes of the loads from global memory, with their number.
         stores: likewise.
         barriers: all of them.
@@ -86,10 +86,22 @@ def _elements(arguments: dict[str, Any]) -> int:
     return int(arguments["ROWS"] * arguments["LANES"] * (4 if arguments["POOL"] else 1))
 
 
-def _neuron_steps(name: str, pool: bool, timesteps: int) -> int:
-    """Neuron-steps of VGG16's layers that have this kernel; statistics do not know of the pool."""
-    layers = [c * side * side for c, side, pooled in VGG16 if pooled == pool or name == "statistics"]
-    return BATCH * timesteps * sum(layers)
+def _layers(name: str, pool: bool) -> list[tuple[int, int, bool]]:
+    """Layers of VGG16 that have this kernel; statistics do not know of the pool."""
+    return [layer for layer in VGG16 if layer[2] == pool or name == "statistics"]
+
+
+def _passes(launch: Any, name: str, channels: int, side: int, timesteps: int) -> float:
+    """Tiles of a program, one after the other, in a layer; as the kernels' hosts cut it."""
+    from snn_sparse.ops.neuron.triton_statistics import programs_of
+    from snn_sparse.ops.spikes.triton_tiles import cut
+
+    given = launch.arguments
+    if given.get("tiles") == given.get("programs"):  # as many programs as tiles: no loop, or one pass of it
+        return 1.0
+    shape = (BATCH, channels, side, side)
+    tiling = cut(shape, _elements(given), channels_last=True, pool=given["POOL"])
+    return tiling.tiles / (programs_of(tiling, timesteps) if name == "statistics" else tiling.summing_programs)
 
 
 def measure(launch: Any, arch: int, name: str, pool: bool, timesteps: int, dtype: str) -> Kernel:
@@ -107,19 +119,22 @@ def measure(launch: Any, arch: int, name: str, pool: bool, timesteps: int, dtype
     used = resources(compiled.asm["cubin"])
     code = read_code(cuobjdump(compiled.asm["cubin"], "-sass"))
     steps = 1 if name == "statistics" else timesteps  # a program of the statistics has one step
-    tiles = given["tiles"] / given["programs"] if "tiles" in given else 1.0
-    threads = _WARP * launch.options["num_warps"]
-    instructions = code.executed(tiles) * threads / (_elements(given) * steps * tiles)
+    of_a_tile = _elements(given) * steps / (_WARP * launch.options["num_warps"])  # neuron-steps of a thread
+    layers = [
+        (BATCH * timesteps * c * side**2, _passes(launch, name, c, side, timesteps))
+        for c, side, _ in _layers(name, pool)
+    ]
+    neuron_steps = sum(n for n, _ in layers)
+    issued = sum(n * code.executed(passes) / (of_a_tile * passes) for n, passes in layers)
     moved = sum(x.numel() * x.element_size() for x in given.values() if isinstance(x, torch.Tensor))
     each = moved / given["y"].numel()
-    neuron_steps = _neuron_steps(name, pool, timesteps)
     return Kernel(
-        *(name, pool, dtype, timesteps, arch, round(instructions, 1)),
+        *(name, pool, dtype, timesteps, arch, round(issued / neuron_steps, 1)),
         *(widths(code.instructions, "LDG"), widths(code.instructions, "STG")),
         *(barriers(code.instructions), barriers(code.loop or code.instructions)),
         *(used["REG"], used["STACK"] + used["LOCAL"], round(each, 2)),
         traffic_ms=round(1e3 * each * neuron_steps / BANDWIDTH, 3),
-        issue_ms=round(1e3 * instructions * neuron_steps / _WARP / ISSUE_RATE, 3),
+        issue_ms=round(1e3 * issued / _WARP / ISSUE_RATE, 3),
         triton=triton.__version__,
         commit=commit(),
     )

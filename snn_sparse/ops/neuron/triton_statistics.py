@@ -11,7 +11,7 @@ import triton.language as tl
 from snn_sparse.ops.backend import TRITON_DTYPES
 from snn_sparse.ops.neuron.triton_branch import SCALE, SHIFT, SPREADS, inverse_root, load_data, load_tile
 from snn_sparse.ops.spikes import NCHW, NHWC, is_channels_last, ordered
-from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, cut, locate
+from snn_sparse.ops.spikes.triton_tiles import UNSPECIALIZED, Tiling, cut, locate
 from snn_sparse.ops.triton_launch import launch
 
 _ELEMENTS = 4096  # a program and iteration
@@ -51,15 +51,14 @@ def _partial_statistics_kernel(
         seen += 1.0  # existing rows come first, so an element that exists was always there before
         share, rows_exist = 1.0 / seen, output[6]
         delta = tl.where(rows_exist, load_data(y, t, place, 0, tl.full([1, 1], True, tl.int1), False) - mean, 0.0)
-        moved = delta * share
-        mean += moved
-        m2 = tl.fma(delta, delta - moved, m2)
+        mean = tl.fma(delta, share, mean)
+        m2 = tl.fma(delta, delta * (1.0 - share), m2)
         count += rows_exist.to(tl.float32)
-    count, mean, m2 = _merge(count + tl.zeros([ROWS, LANES], tl.float32), mean, m2, 0)
+    count, mean, m2 = _merge(count, mean, m2, 0)
     channel = block * LANES + tl.arange(0, LANES)[None, :]
     quantity = steps.to(tl.int64) * channels * programs
     at = (channel * steps + t) * programs + program
-    tl.store(partials + at, count, mask=channel < channels)
+    tl.store(partials + at, count + tl.zeros([1, LANES], tl.float32), mask=channel < channels)
     tl.store(partials + quantity + at, mean, mask=channel < channels)
     tl.store(partials + 2 * quantity + at, m2, mask=channel < channels)
 
@@ -116,12 +115,17 @@ def _merge_statistics_kernel(
         _move(running_var + channel, m2 / (count - 1.0), share, kept)
 
 
+def programs_of(tiling: Tiling, steps: int) -> int:
+    """Programs for each block of channels and timestep; in all twice as many as sum elsewhere, as they are smaller."""
+    return max(1, min(tiling.tiles, triton.cdiv(2 * tiling.summing_programs, steps)))
+
+
 def _partial_statistics(y: torch.Tensor) -> torch.Tensor:
     """Parts of the statistics of each channel and timestep ``[3, C, T, programs]``."""
     steps, channels = y.shape[0], y.shape[2]
     channels_last = is_channels_last(y)
     tiling = cut(tuple(y.shape[1:]), _ELEMENTS, channels_last=channels_last or y.shape[-1] * y.shape[-2] == 1)
-    programs = max(1, triton.cdiv(tiling.summing_programs, steps))
+    programs = programs_of(tiling, steps)
     partials = torch.empty((3, channels, steps, programs), dtype=torch.float32, device=y.device)
     launch(
         _partial_statistics_kernel,

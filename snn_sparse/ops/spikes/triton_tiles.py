@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 
 MAX_LANES = 64
-# Programs of kernels that sum over rows: four on each of an H100's multiprocessors, so that each has many tiles.
-MAX_SUMMING_PROGRAMS = 4 * 132
+# Programs of kernels that sum over rows: two on each of an H100's multiprocessors, as many as fit where threads take
+# all registers; each has many tiles, since its last sums cost as much as one.
+MAX_SUMMING_PROGRAMS = 2 * 132
 
 
 # fmt: off
