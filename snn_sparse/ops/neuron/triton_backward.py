@@ -38,7 +38,7 @@ _WARPS = 4
 _WIDEST = 16  # bytes of a load
 # 32-bit values that a thread has at hand for each element, besides those kept for all steps; and how many of both fit
 # into registers: in a pass that sums, and in one that does not, but has the addresses of what it stores.
-_AT_HAND, _WITH_SUMS, _WITHOUT_SUMS = 12, 240, 168
+_AT_HAND, _WITH_SUMS, _WITHOUT_SUMS = 12, 236, 168
 
 
 # fmt: off
