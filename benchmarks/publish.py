@@ -53,6 +53,7 @@ _COLUMNS = (
     _Column("than the best not fused", "times faster than the best other", lambda r: f"{r.median:.2f}x"),
     _Column("times the floor", "times the floor", lambda r: f"{r.median:.1f}"),
     _Column("peak", "peak MB", lambda r: f"{r.median / 1024:.2f} GiB", "images/s"),
+    _Column("not zero", "% of activations not zero", lambda r: f"{r.median:.0f} %"),
     _Column("peak memory", "of the reference's memory", lambda r: f"{100 * r.median:.0f} %"),
     _Column("kernels", "kernels", lambda r: f"{r.median:.0f}"),
     _Column("whole search", "projected search hours", lambda r: f"{r.median:.2f} h"),
@@ -175,8 +176,8 @@ def plot(rows: list[Row], width: float = 8) -> bytes:
 
 
 def published_rows() -> list[Row]:
-    """The rows that ``docs/benchmarks.md`` shows: training steps and the whole search."""
-    return [row for name in ("train-step", "search") for row in read(RESULTS / f"{name}.jsonl")]
+    """The rows that ``docs/benchmarks.md`` shows: training steps, those of a search's levels, and a whole search."""
+    return [row for name in ("train-step", "levels", "search") for row in read(RESULTS / f"{name}.jsonl")]
 
 
 def publish() -> None:
