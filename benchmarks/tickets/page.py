@@ -5,7 +5,7 @@ from pathlib import Path
 from benchmarks.publish import ROOT, Found, groups, markdown_table, with_tables
 from benchmarks.rows import RESULTS, Row, read
 from benchmarks.tickets.published import COLUMNS, PUBLISHED
-from benchmarks.tickets.result_rows import ACCURACY, EARLY, FINDING, SEARCH
+from benchmarks.tickets.result_rows import ACCURACY, EARLY, FINDING, SEARCH, SEEDS
 from snn_sparse.reports.compare import duration
 
 PAGE = ROOT / "docs" / "experiments.md"
@@ -29,7 +29,7 @@ def _accuracies(found: Found) -> str:
     for metric in levels:
         cells = [f"{found[metric][m].median:.2f}" if m in found[metric] else "" for m in methods]
         lines.append([f"{_sparsity(metric):.2f} %", *cells])
-    for name, metric in (("T_early", EARLY), ("search", SEARCH)):
+    for name, metric in (("seeds", SEEDS), ("T_early", EARLY), ("search", SEARCH)):
         by = found.get(metric, {})
         tell = duration if metric == SEARCH else "{:g}".format
         lines.append([name, *(tell(by[m].median) if m in by else "" for m in methods)])

@@ -12,7 +12,7 @@ from benchmarks.timing import Timing
 from snn_sparse.reports.compare import points
 from snn_sparse.tickets.run_files import RunFiles
 
-ACCURACY, FINDING, SEARCH, EARLY = "% accuracy at ", "finding", "search seconds", "T_early"
+ACCURACY, FINDING, SEARCH, EARLY, SEEDS = "% accuracy at ", "finding", "search seconds", "T_early", "seeds"
 
 
 def size_rows(size: Size) -> list[Row]:
@@ -21,6 +21,7 @@ def size_rows(size: Size) -> list[Row]:
     for method in size.methods:
         for point in points(size.of(method)):
             rows.append(_row(size, method, f"{ACCURACY}{point.sparsity:.2f} %", point.accuracies))
+        rows.append(_row(size, method, SEEDS, [len({r["seed"] for r in size.of(method)})]))
         done = search_runs(size, method)
         rows += [_row(size, method, SEARCH, [r["search_seconds"] for r in done])] if done else []
         early = [r["timesteps_early"] for r in size.of(method) if r["timesteps_early"]]

@@ -190,6 +190,7 @@ def test_rows_and_page(made, tmp_path, monkeypatch, capsys):
     assert value["imp", "% accuracy at 89.99 %"] == 92.5
     assert value["imp", "search seconds"] == 750
     assert value["imp+et", "T_early"] == 3
+    assert value["random", "seeds"] == 2
     assert value["imp", "dead filters at 98.2 %"] == 2
     assert sum(r.metric == "finding" and r.reason.startswith("shown: ") for r in rows) == 6
     text = page.read_text()

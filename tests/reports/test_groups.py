@@ -53,6 +53,7 @@ def test_seeds_and_rounds_come_together():
         ({"weight_decay": None}, {"weight_decay": 0.1}, ["imp weight_decay default", "imp weight_decay 0.1"]),
         ({"backend": "plain"}, {"backend": "fused"}, ["imp plain", "imp fused"]),
         ({"precision": "fp32"}, {"precision": "bf16"}, ["imp fp32", "imp bf16"]),
+        ({"width": 0.5}, {"width": 1.0}, ["imp width 0.5", "imp width 1.0"]),
         ({"prune_percent": 20.0}, {"prune_percent": 25.0}, ["imp prune_percent 20.0", "imp prune_percent 25.0"]),
     ],
 )
