@@ -11,8 +11,10 @@ import torch
 import benchmarks.rows
 import benchmarks.tickets.page
 from benchmarks.__main__ import main
-from benchmarks.rows import read
+from benchmarks.publish import with_tables
+from benchmarks.rows import RESULTS, read
 from benchmarks.tickets.findings import findings
+from benchmarks.tickets.page import PAGE, ticket_tables
 from benchmarks.tickets.published import PUBLISHED, published_for
 from benchmarks.tickets.runs import read_reports, sizes
 from benchmarks.tickets.table import HEADER, inside, table, unions
@@ -223,3 +225,8 @@ def test_no_runs(what, tmp_path, capsys):
     assert main(["tickets", "--no-rows", str(folder)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("benchmarks: error: ")
+
+
+def test_the_page_shows_the_rows():
+    tables = ticket_tables(read(RESULTS / "tickets.jsonl"))
+    assert with_tables(PAGE.read_text(), tables) == PAGE.read_text()
