@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ FORMAT = 4  # of the cache; raised when winners of an older version no longer ho
 PACK_ABOVE = 0.15
 RATES = (2, 5, 10, 20, 35, 60)  # percent of the input that may spike in a race
 FIRST_RATE = 20  # before any input was seen
+RACED = 160  # images of a race, those of all timesteps: more take longer, and hardly change who wins
 UNKNOWN_RATE = 0.2  # share of ones where the input may hold any numbers
 
 
@@ -40,6 +42,12 @@ def nearest_rate(share: float) -> int:
 def left_rate(rate: int, share: float) -> bool:
     """Whether a share of spikes is beyond half or double of the percentage that was raced, and nearer to another."""
     return not rate / 2 <= 100 * share <= 2 * rate and nearest_rate(share) != rate
+
+
+def raced(g: ConvGeometry) -> ConvGeometry:
+    """The sizes that a layer is raced at: fewer images where there are many, as when a network is evaluated."""
+    fewer = replace(g, images=min(g.images, max(LANES, RACED // g.steps // LANES * LANES)))
+    return fewer if takes_spikes(fewer) == takes_spikes(g) else g
 
 
 def key(g: ConvGeometry, dtype: torch.dtype, density: float | None, rate: int | None = None) -> str:

@@ -136,6 +136,7 @@ class LayerTuner:
         density = None if keep is None else self.density
         if _now.by == "rule":
             return by_rule(g, density, rate)
+        g = cpu.raced(g)
         store, key = _now.store or Cache(), cpu.key(g, dtype, density, rate)
         found = store.get(key, Winner.parse)
         if found is None or (found.live is not None and keep is None) or found.rate != rate:

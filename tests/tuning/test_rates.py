@@ -191,3 +191,20 @@ def test_a_fused_network_is_planned_again_for_its_rates(monkeypatch):
     assert (second.rate, winner.rate, winner.spikes) == (RATES[0], RATES[0], CHOICES[0])
     for y in outputs:
         assert torch.equal(y, outputs[0])
+
+
+def test_many_images_are_raced_as_few(monkeypatch):
+    """Evaluation takes large batches: whatever their size, they share one short race."""
+    races = times(monkeypatch, 1.0, 0.9, 0.5)
+    sizes = []
+    step = cpu._step
+    monkeypatch.setattr(cpu, "_step", lambda x, *others: sizes.append(x.shape[:2]) or step(x, *others))
+    for images in (500, 1000, 96):
+        _, how = LayerTuner(None).on_cpu(replace(GEOMETRY, images=images), F32, binary=True)
+        assert how.spikes == CHOICES[0]
+    assert len(races) == 1
+    assert set(sizes) == {(2, 80)}
+    assert cpu.raced(replace(GEOMETRY, images=72)).images == 72
+    assert cpu.raced(replace(GEOMETRY, steps=300, images=9)).images == 8
+    odd = ConvGeometry(1, 333, 3, 8, 3, 3, (3, 3), 1, 1)  # whose spikes fill no whole bytes
+    assert cpu.raced(odd) == odd
