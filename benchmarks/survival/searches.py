@@ -197,6 +197,12 @@ def differences(a: Path, b: Path) -> list[str]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """Lines of ``metrics.jsonl`` without what differs from run to run."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "crc")} for line in lines]
+    """Lines of ``metrics.jsonl`` without what differs from run to run; a damaged one as it is."""
+    found: list[dict[str, Any]] = []
+    for line in (run / "metrics.jsonl").read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+            found.append({k: v for k, v in entry.items() if k not in ("seconds", "crc")})
+        except (ValueError, AttributeError):
+            found.append({"damaged": line})
+    return found

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from snn_sparse.fusion.network import FusedNetwork
-from snn_sparse.ops.backend import library_problem
+from snn_sparse.ops.backend import interpreted, library_problem
 
 
 @dataclass(frozen=True)
@@ -65,4 +65,5 @@ def explain(model: nn.Module) -> Explanation:
     looked = {name for name in sites.reasons if name in compiler.last.leaves}
     left = {name: sites.reasons.get(name, reason) for name, reason in walk.left.items()}
     left |= {name: sites.reasons[name] for name in looked if name not in fused}
-    return Explanation(fused, left, stages, library_problem())
+    # Loaded where Triton's interpreter runs, they would take its place.
+    return Explanation(fused, left, stages, "" if interpreted() else library_problem())
