@@ -23,8 +23,11 @@ from snn_sparse.tuning.race import processor, race
 from snn_sparse.tuning.winner import Winner
 
 MARGIN = 0.97  # another configuration must beat the dense one by this factor to be chosen
+MIXED_MARGIN = (
+    0.85  # from spikes against at live weights: other layers of a pruned network are lanes, and neurons convert
+)
 LINEAR_MARGIN = 0.6  # for a linear layer, whose conversions are not in its time
-FORMAT = 4  # of the cache; raised when winners of an older version no longer hold
+FORMAT = 5  # of the cache; raised when winners of an older version no longer hold
 # Packing takes the same time at any density: little beside a convolution at 25 %, much beside one at 2 %.
 PACK_ABOVE = 0.15
 RATES = (2, 5, 10, 20, 35, 60)  # percent of the input that may spike in a race
@@ -85,10 +88,21 @@ def choose(g: ConvGeometry, dtype: torch.dtype, keep: torch.Tensor | None, rate:
             runs.append(_step(x, weight, g, lanes, how, density > PACK_ABOVE))
             entries.append((lanes, live, None))
     seconds = race(runs, torch.device("cpu"), always=2)
-    best = min(range(len(runs)), key=lambda i: seconds[i] / _margin(g, *entries[i][1:]))
+    best = _best(g, entries, seconds)
     memory_format, at_live, from_spikes = entries[best]
     times = (seconds[best],), (min(seconds[:2]),)
     return Winner(*times, memory_format, at_live, spikes=from_spikes, rate=rate)
+
+
+def _best(g: ConvGeometry, entries: "list[_Entry]", seconds: list[float]) -> int:
+    """Index of the winner; who wins hardly, or would make others convert, does not."""
+    best = min(range(len(entries)), key=lambda i: seconds[i] / _margin(g, *entries[i][1:]))
+    lives = [i for i, (_, live, _) in enumerate(entries) if live is not None]
+    if entries[best][2] is None or not lives:
+        return best
+    rival = min(lives, key=seconds.__getitem__)
+    close = seconds[best] > MIXED_MARGIN * seconds[rival]
+    return rival if close and seconds[rival] < _margin(g, *entries[rival][1:]) * min(seconds[:2]) else best
 
 
 _Entry = tuple[MemoryFormat, LiveConfiguration | None, SpikeConfiguration | None]

@@ -68,6 +68,14 @@ def test_under_a_mask_gradients_are_masked(monkeypatch):
     assert how.keep is keep
 
 
+@pytest.mark.parametrize(("live", "wins"), [(0.58, True), (0.62, False), (0.98, False)])
+def test_spikes_must_win_clearly_where_other_layers_are_lanes(monkeypatch, live, wins):
+    times(monkeypatch, 1.0, 1.0, 0.5 if live < 0.9 else 0.9, live=live)
+    keep = torch.rand(GEOMETRY.weight_shape) < 0.3
+    _, how = LayerTuner(keep).on_cpu(GEOMETRY, F32, binary=True)
+    assert (how.live is not None) == wins
+
+
 def test_live_weights_may_win_too(monkeypatch):
     times(monkeypatch, 1.0, 1.0, 0.5, 0.6, 0.6, live=0.2)
     keep = torch.rand(GEOMETRY.weight_shape) < 0.3
