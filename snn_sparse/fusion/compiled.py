@@ -118,8 +118,12 @@ class Compiled:
         self.has_run = False
 
     def plan(self, like: Tensor) -> fx.GraphModule:
-        """The graph that runs now, with or without gradients: planned again where a mask is new or a rate has moved."""
-        self._forget_old_masks()
+        """The graph that runs now, with or without gradients: planned again where a mask is new or a rate has moved.
+
+        Not inside a backward pass: checkpointed activations must be computed again as they were.
+        """
+        if torch._C._current_graph_task_id() == -1:
+            self._forget_old_masks()
         key = (torch.is_grad_enabled(), False)
         if key not in self._plans:
             self._plans[key] = self._planned(like)
