@@ -84,7 +84,7 @@ def reset(h, numbers, RESET: tl.constexpr):
 
 @triton.jit
 def surrogate_numbers(peak, slope, v_threshold):
-    """What the function below takes as ``surrogate``, in float32."""
+    """Compute what the function below takes as ``surrogate``, in float32."""
     peak, slope = tl.cast(peak, tl.float32), tl.cast(slope, tl.float32)
     return peak, slope, -slope * v_threshold
 
