@@ -10,6 +10,7 @@ import torch
 
 import snn_sparse as ss
 from benchmarks.machine import Cpu, Gpu
+from benchmarks.memory import SETTLING_STEPS
 from benchmarks.providers import choose_providers, make_step
 from benchmarks.refusals import no_fallback
 from benchmarks.rows import Row, make_rows
@@ -18,7 +19,6 @@ from snn_sparse.tickets.run_files import RunFiles
 from snn_sparse.tickets.settings import data_name, network_name
 from snn_sparse.training import Dataset, load_dataset
 
-WARMUP = 3  # the first looks how much spikes, the second races layers anew where that is not what was expected
 FUSED = {"cpu": "fused dense", "cuda": "fused dense bf16"}
 
 
@@ -64,7 +64,7 @@ def one_run(args: argparse.Namespace, path: str) -> list[Row]:
     for ticket in tickets:
         level, meta = f"level {ticket.meta['level']}: {ticket.mask.sparsity:.2f} % pruned", ticket.meta
         with no_fallback():
-            timings = interleaved(steps_of(ticket, data, args.device), args.rounds, WARMUP, clock)
+            timings = interleaved(steps_of(ticket, data, args.device), args.rounds, SETTLING_STEPS, clock)
         for provider, timing in timings.items():
             sums = together.setdefault(provider, [0.0] * args.rounds)
             together[provider] = [s + meta["epochs"] * t for s, t in zip(sums, timing.seconds, strict=True)]

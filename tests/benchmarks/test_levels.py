@@ -59,7 +59,7 @@ def test_steps_train_under_the_mask(run):
     assert torch.tensor(losses[0]).allclose(torch.tensor(losses[1]), rtol=5e-2)  # rounding decides some spikes
 
 
-@pytest.mark.parametrize(("what", "message"), [("nowhere", "no run directory"), (".", "")])
+@pytest.mark.parametrize(("what", "message"), [("nowhere", "no run directory"), (".", "has no finished levels")])
 def test_what_is_no_run(tmp_path, what, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["levels", str(tmp_path / what)])

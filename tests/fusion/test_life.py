@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from network_case import STAGES, Looped, assert_same, gradients, images, masked, reset
 
 import snn_sparse as ss
+from snn_sparse.fusion.compiled import Compiled
+from snn_sparse.nn.masked import Masked
 
 
 @pytest.fixture
@@ -159,6 +161,29 @@ def test_activation_checkpointing(reentrant):
     found = gradients(lambda x: checkpoint(forgetful(fast), x, use_reentrant=reentrant), fast, x)
     assert stages(fast)
     assert_same(found, expected)
+
+
+def test_no_new_plan_inside_a_backward_pass(monkeypatch):
+    """There, checkpointed activations are computed again, and must lie in memory as before."""
+    fast, x = ss.fuse(Looped().eval()), images().requires_grad_()
+    y, plans = fast(x), []
+    planned = Compiled._planned
+    monkeypatch.setattr(Compiled, "_planned", lambda self, like: plans.append(1) or planned(self, like))
+    for module in fast.modules():
+        if isinstance(module, Masked):
+            module.tuner.moved = True
+
+    def compute_again(grad):
+        reset(fast)
+        with torch.enable_grad():  # as checkpointing does
+            fast(x)
+
+    y.register_hook(compute_again)
+    y.sum().backward()
+    assert not plans
+    reset(fast)
+    fast(x)
+    assert plans
 
 
 @pytest.fixture
